@@ -21,8 +21,7 @@ REGRESS_OPTS = --inputdir=test
 
 # These install what they need, PostgreSQL included, and come back to this file
 # for `all` and `install`, so they must work where there is no PGXS yet.
-COMMANDS = demo demo-stop test bench test-versions \
-	check-clang
+COMMANDS = demo demo-stop test bench test-versions check-clang
 .PHONY: all $(COMMANDS)
 all:
 $(COMMANDS):
