@@ -1,0 +1,137 @@
+/*-------------------------------------------------------------------------
+ *
+ * inventory.c
+ *		Loading: settings, shared memory, and what holds for every call.
+ *
+ * Nothing here fails when the library is loaded without preloading: LOAD,
+ * pg_upgrade --check and dump restore into a plain server must go through.
+ * The functions refuse to run then, with a hint.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "access/parallel.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+
+#include "catalog.h"
+#include "clock.h"
+#include "compat.h"
+#include "event.h"
+#include "expiry.h"
+#include "inventory.h"
+#include "level.h"
+#include "partition.h"
+#include "stat.h"
+
+COMPAT_MODULE_MAGIC;
+
+static shmem_request_hook_type previous_shmem_request_hook = NULL;
+static shmem_startup_hook_type previous_shmem_startup_hook = NULL;
+static bool attached = false;
+
+PG_FUNCTION_INFO_V1(inventory_version);
+
+void		_PG_init(void);
+
+static void
+inventory_shmem_request(void)
+{
+	if (previous_shmem_request_hook)
+		previous_shmem_request_hook();
+	RequestAddinShmemSpace(MAXALIGN(clock_shmem_size()) +
+						   MAXALIGN(catalog_shmem_size()) +
+						   MAXALIGN(stat_shmem_size()) +
+						   level_shmem_size());
+	level_shmem_request_locks();
+}
+
+static void
+inventory_shmem_startup(void)
+{
+	if (previous_shmem_startup_hook)
+		previous_shmem_startup_hook();
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	clock_shmem_init();
+	catalog_shmem_init();
+	stat_shmem_init();
+	level_shmem_init();
+	LWLockRelease(AddinShmemInitLock);
+	attached = true;
+}
+
+void
+_PG_init(void)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+
+	DefineCustomIntVariable("inventory.max_levels",
+							"Sets how many stock items have their level in shared memory at a time.",
+							"Others are loaded when they are touched, in place of the least used.",
+							&level_capacity,
+							131072, 64, INT_MAX / 256,
+							PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("inventory.partitions_ahead",
+							"Sets how many months ahead event partitions are made.",
+							NULL,
+							&partition_months_ahead,
+							3, 1, 120,
+							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+	MarkGUCPrefixReserved("inventory");
+
+	previous_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = inventory_shmem_request;
+	previous_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = inventory_shmem_startup;
+
+	stat_init();
+	level_init();
+	catalog_init();
+	event_init();
+	expiry_init();
+}
+
+void
+inventory_check_loaded(void)
+{
+	if (!attached)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("inventory must be loaded via shared_preload_libraries"),
+				 errhint("Add \"inventory\" to shared_preload_libraries in postgresql.conf and restart the server.")));
+}
+
+void
+inventory_check_writable(const char *operation)
+{
+	char		name[NAMEDATALEN];
+
+	inventory_check_loaded();
+	if (likely(!XactReadOnly && !IsInParallelMode()))
+		return;
+	snprintf(name, sizeof(name), "%s()", operation);
+	PreventCommandDuringRecovery(name);
+	PreventCommandIfReadOnly(name);
+	PreventCommandIfParallelMode(name);
+}
+
+Datum
+inventory_version(PG_FUNCTION_ARGS)
+{
+	inventory_check_loaded();
+	PG_RETURN_TEXT_P(cstring_to_text(INVENTORY_VERSION));
+}

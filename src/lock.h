@@ -1,0 +1,28 @@
+/*-------------------------------------------------------------------------
+ *
+ * lock.h
+ *		The extension's own space of heavyweight locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef INVENTORY_LOCK_H
+#define INVENTORY_LOCK_H
+
+#include "storage/lock.h"
+
+typedef enum EngineLockClass
+{
+	ENGINE_LOCK_WORK = 0x4956,	/* transactions that move a stock item: shared;
+								 * counting it: exclusive; until commit */
+	ENGINE_LOCK_LOAD,			/* computing one level; released at once */
+	ENGINE_LOCK_CREATE,			/* making one stock item; until commit */
+} EngineLockClass;
+
+/* Stock items share this many work locks, so that no transaction holds more. */
+#define ENGINE_LOCK_STRIPES 1024
+
+extern bool engine_lock(EngineLockClass lock_class, uint64 id, LOCKMODE mode,
+						bool wait);
+extern void engine_unlock(EngineLockClass lock_class, uint64 id, LOCKMODE mode);
+
+#endif							/* INVENTORY_LOCK_H */

@@ -1,0 +1,155 @@
+/*-------------------------------------------------------------------------
+ *
+ * partition.c
+ *		The monthly partitions of the event table.
+ *
+ * Whoever writes the first event of a month in its session looks whether the
+ * months ahead are there, and makes those that are missing.  Making them takes
+ * a lock that only another maker wants, so a session that does not get it at
+ * once leaves it to the other one.  Only if the present month itself is missing
+ * (nothing was written for months) everybody waits for the first; callers get
+ * here before they lock any stock item, so nobody waits in a circle.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "partitioning/partbounds.h"
+#include "partitioning/partdesc.h"
+#include "storage/lmgr.h"
+#include "utils/date.h"
+#include "utils/datetime.h"
+#include "utils/inval.h"
+#include "utils/partcache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "partition.h"
+#include "query.h"
+
+int			partition_months_ahead = 3;
+
+/* The partition last used, valid until the event table changes. */
+static Oid	cached_partition = InvalidOid;
+static TimestampTz cached_from;
+static TimestampTz cached_until;
+
+static void
+partition_forget(Datum arg, Oid relation_id)
+{
+	cached_partition = InvalidOid;
+}
+
+/* The first day of a moment's month and of the one after it, in UTC. */
+static void
+partition_bounds(TimestampTz at, DateADT *first, DateADT *next)
+{
+	struct pg_tm tm;
+	fsec_t		fsec;
+
+	if (timestamp2tm(at, NULL, &tm, &fsec, NULL, NULL) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("timestamp out of range")));
+	*first = date2j(tm.tm_year, tm.tm_mon, 1) - POSTGRES_EPOCH_JDATE;
+	*next = (tm.tm_mon == 12 ? date2j(tm.tm_year + 1, 1, 1) :
+			 date2j(tm.tm_year, tm.tm_mon + 1, 1)) - POSTGRES_EPOCH_JDATE;
+}
+
+static Oid
+partition_find(Relation event, TimestampTz at)
+{
+	PartitionKey key = RelationGetPartitionKey(event);
+	PartitionDesc partitions = RelationGetPartitionDesc(event, true);
+	PartitionBoundInfo bounds = partitions->boundinfo;
+	Datum		value = TimestampTzGetDatum(at);
+	bool		equal;
+	int			offset;
+	int			index;
+
+	if (partitions->nparts == 0)
+		return InvalidOid;
+	offset = partition_range_datum_bsearch(key->partsupfunc, key->partcollation,
+										   bounds, 1, &value, &equal);
+	index = bounds->indexes[offset + 1];
+	return index < 0 ? InvalidOid : partitions->oids[index];
+}
+
+static void
+partition_make(DateADT first)
+{
+	static Statement statement = {
+		"SELECT inventory.make_partitions($1, $2)",
+		2, {DATEOID, INT4OID}
+	};
+	Datum		values[2];
+
+	values[0] = DateADTGetDatum(first);
+	values[1] = Int32GetDatum(partition_months_ahead);
+	query_begin();
+	query_run(&statement, values, NULL);
+	query_end();
+}
+
+/* Makes the months ahead, unless somebody else does or it must wait. */
+static void
+partition_look_ahead(Oid event_id, TimestampTz at, DateADT first)
+{
+	Relation	event = table_open(event_id, RowExclusiveLock);
+	TimestampTz ahead = at + (TimestampTz) partition_months_ahead * 28 * USECS_PER_DAY;
+	bool		missing = !OidIsValid(partition_find(event, ahead));
+	bool		busy = event->rd_refcnt > 1 || AfterTriggerPendingOnRel(event_id);
+
+	table_close(event, NoLock);
+	if (missing && !busy &&
+		ConditionalLockRelationOid(event_id, ShareUpdateExclusiveLock))
+		partition_make(first);
+}
+
+/*
+ * The partition that an event recorded at this moment goes into; made if it
+ * is missing.
+ */
+Oid
+partition_for(TimestampTz recorded_at)
+{
+	static bool registered = false;
+	Oid			event_id = catalog_relations()->event;
+	Relation	event;
+	DateADT		first;
+	DateADT		next;
+	Oid			partition;
+
+	if (OidIsValid(cached_partition) && recorded_at >= cached_from &&
+		recorded_at < cached_until)
+		return cached_partition;
+	if (!registered)
+	{
+		CacheRegisterRelcacheCallback(partition_forget, (Datum) 0);
+		registered = true;
+	}
+
+	partition_bounds(recorded_at, &first, &next);
+	event = table_open(event_id, RowExclusiveLock);
+	partition = partition_find(event, recorded_at);
+	table_close(event, NoLock);
+	if (OidIsValid(partition))
+		partition_look_ahead(event_id, recorded_at, first);
+	else
+		partition_make(first);
+
+	event = table_open(event_id, RowExclusiveLock);
+	partition = partition_find(event, recorded_at);
+	table_close(event, NoLock);
+	if (!OidIsValid(partition))
+		elog(ERROR, "no partition of the event table for %s",
+			 timestamptz_to_str(recorded_at));
+	cached_partition = partition;
+	cached_from = (TimestampTz) first * USECS_PER_DAY;
+	cached_until = (TimestampTz) next * USECS_PER_DAY;
+	return partition;
+}

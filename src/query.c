@@ -1,0 +1,141 @@
+/*-------------------------------------------------------------------------
+ *
+ * query.c
+ *		Running the engine's own SQL statements.
+ *
+ * Every statement runs under a latest snapshot, whatever the isolation level:
+ * the engine decides by what is committed now, as a foreign key check does.
+ * It runs as the owner of the extension with a pinned search_path, also when
+ * it was a plain INSERT of somebody else that led here.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "error.h"
+#include "query.h"
+
+static int	query_depth = 0;
+
+PG_FUNCTION_INFO_V1(inventory_engine_only);
+
+void
+query_begin(void)
+{
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+}
+
+/*
+ * Runs a statement and returns the number of rows processed; what it returned
+ * is in SPI_tuptable until query_end().
+ */
+uint64
+query_run(Statement *statement, Datum *values, const char *nulls)
+{
+	Oid			user;
+	int			security_context;
+	int			guc_level = NewGUCNestLevel();
+	Snapshot	snapshot;
+	int			result;
+
+	GetUserIdAndSecContext(&user, &security_context);
+	SetUserIdAndSecContext(catalog_owner(),
+						   security_context | SECURITY_LOCAL_USERID_CHANGE);
+	(void) set_config_option("search_path", "pg_catalog, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+	query_depth++;
+	PG_TRY();
+	{
+		if (statement->plan == NULL)
+		{
+			SPIPlanPtr	plan = SPI_prepare(statement->sql, statement->nargs,
+										   statement->types);
+
+			if (plan == NULL || SPI_keepplan(plan) != 0)
+				elog(ERROR, "could not prepare: %s", statement->sql);
+			statement->plan = plan;
+		}
+		snapshot = RegisterSnapshot(GetLatestSnapshot());
+		result = SPI_execute_snapshot(statement->plan, values, nulls, snapshot,
+									  InvalidSnapshot, false, true, 0);
+		UnregisterSnapshot(snapshot);
+		if (result < 0)
+			elog(ERROR, "could not execute: %s", statement->sql);
+	}
+	PG_FINALLY();
+	{
+		query_depth--;
+	}
+	PG_END_TRY();
+	AtEOXact_GUC(true, guc_level);
+	SetUserIdAndSecContext(user, security_context);
+	return SPI_processed;
+}
+
+void
+query_end(void)
+{
+	SPI_finish();
+}
+
+Datum
+query_value(uint64 row, int column, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
+						 column, isnull);
+}
+
+/* A bigint column that cannot be NULL, or is 0 when it is. */
+int64
+query_int64(uint64 row, int column)
+{
+	bool		isnull;
+	Datum		value = query_value(row, column, &isnull);
+
+	return isnull ? 0 : DatumGetInt64(value);
+}
+
+/* A column as text, or NULL; lives until query_end(). */
+char *
+query_text(uint64 row, int column)
+{
+	return SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
+						column);
+}
+
+bool
+query_engine_writes(void)
+{
+	return query_depth > 0;
+}
+
+/*
+ * Trigger: refuses writing by anybody but the engine.
+ */
+Datum
+inventory_engine_only(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("%s must be called as a trigger", "engine_only")));
+	if (!query_engine_writes())
+		ereport(ERROR,
+				(errcode(ERRCODE_IV_ENGINE_ONLY),
+				 errmsg("table \"%s\" is written by the engine only",
+						RelationGetRelationName(trigdata->tg_relation)),
+				 errhint("Use the functions of the schema inventory; a correction is another movement.")));
+	return PointerGetDatum(NULL);
+}
