@@ -51,12 +51,11 @@
 #include "clock.h"
 #include "error.h"
 #include "inventory.h"
-#include "lock.h"
 #include "query.h"
 #include "row.h"
 
 /* The cache is emptied when it has this many entries. */
-#define CATALOG_CACHE_LIMIT 65536
+#define CATALOG_CACHE_LIMIT 131072
 
 /* Columns, as the install script has them. */
 enum
@@ -585,15 +584,21 @@ find_lot(const Codes *codes, Snapshot snapshot, StockItem *item)
 }
 
 static void
+stock_keys(ScanKey keys, const Codes *codes, const StockItem *item)
+{
+	id_key(&keys[0], STOCK_SKU_ID, item->sku_id);
+	id_key(&keys[1], STOCK_LOCATION_ID, item->location_id);
+	id_key(&keys[2], STOCK_LOT_ID, item->lot_id);
+	text_key(&keys[3], STOCK_CONDITION, codes->condition);
+}
+
+static void
 find_stock(const Codes *codes, Snapshot snapshot, StockItem *item)
 {
 	Lookup		lookup;
 	ScanKeyData keys[4];
 
-	id_key(&keys[0], STOCK_SKU_ID, item->sku_id);
-	id_key(&keys[1], STOCK_LOCATION_ID, item->location_id);
-	id_key(&keys[2], STOCK_LOT_ID, item->lot_id);
-	text_key(&keys[3], STOCK_CONDITION, codes->condition);
+	stock_keys(keys, codes, item);
 	lookup_begin(&lookup, relations.stock, relations.stock_key, snapshot, keys, 4);
 	item->stock_id = HeapTupleIsValid(lookup.tuple) ?
 		DatumGetInt64(lookup_value(&lookup, STOCK_STOCK_ID)) : 0;
@@ -731,39 +736,35 @@ catalog_item_by_id(int64 stock_id, StockItem *item)
 	return found;
 }
 
-/*
- * Makes the stock item of the codes, unless another session does so first.
- * The lock makes the second session wait for the first one's commit and then
- * see its row, at every isolation level.
- */
-void
-catalog_create_item(const Codes *codes, StockItem *item)
+/* The stock item that another transaction has made, once that is decided. */
+static int64
+find_decided_stock(const Codes *codes, const StockItem *item)
 {
-	uint64		lock_id;
-	Snapshot	snapshot;
-	RowInserter *inserter;
-	TupleTableSlot *slot;
-	RowTarget  *target;
+	Relation	relation = table_open(relations.stock, RowExclusiveLock);
+	ScanKeyData keys[4];
+	HeapTuple	tuple;
+	bool		isnull;
+	int64		stock_id = 0;
 
-	lock_id = hash_bytes_extended((unsigned char *) VARDATA_ANY(codes->condition),
-								  VARSIZE_ANY_EXHDR(codes->condition), 0);
-	lock_id = hash_combine64(lock_id, item->sku_id);
-	lock_id = hash_combine64(lock_id, item->location_id);
-	lock_id = hash_combine64(lock_id, item->lot_id);
-	engine_lock(ENGINE_LOCK_CREATE, lock_id, ExclusiveLock, true);
+	stock_keys(keys, codes, item);
+	tuple = row_find_decided(relation, relations.stock_key, keys, 4);
+	if (tuple)
+		stock_id = DatumGetInt64(heap_getattr(tuple, STOCK_STOCK_ID,
+											  RelationGetDescr(relation), &isnull));
+	table_close(relation, NoLock);
+	return stock_id;
+}
 
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	find_stock(codes, snapshot, item);
-	UnregisterSnapshot(snapshot);
-	if (item->stock_id != 0)
-		return;
+static bool
+insert_stock(const Codes *codes, const StockItem *item, int64 stock_id)
+{
+	RowInserter *inserter = row_begin();
+	RowTarget  *target = row_open(inserter, relations.stock);
+	TupleTableSlot *slot = row_clear(target);
+	bool		inserted;
 
-	item->stock_id = nextval_internal(relations.stock_sequence, false);
-	inserter = row_begin();
-	target = row_open(inserter, relations.stock);
-	slot = row_clear(target);
 	memset(slot->tts_isnull, false, STOCK_EVENT_COUNT * sizeof(bool));
-	slot->tts_values[STOCK_STOCK_ID - 1] = Int64GetDatum(item->stock_id);
+	slot->tts_values[STOCK_STOCK_ID - 1] = Int64GetDatum(stock_id);
 	slot->tts_values[STOCK_SKU_ID - 1] = Int64GetDatum(item->sku_id);
 	slot->tts_values[STOCK_LOCATION_ID - 1] = Int64GetDatum(item->location_id);
 	slot->tts_values[STOCK_LOT_ID - 1] = Int64GetDatum(item->lot_id);
@@ -773,10 +774,31 @@ catalog_create_item(const Codes *codes, StockItem *item)
 	slot->tts_values[STOCK_RESERVED - 1] = Int64GetDatum(0);
 	slot->tts_values[STOCK_COMMITTED - 1] = Int64GetDatum(0);
 	slot->tts_values[STOCK_EVENT_COUNT - 1] = Int64GetDatum(0);
-	row_insert(target);
+	inserted = row_insert_unless_conflict(target, relations.stock_key);
 	row_end(inserter);
-	transaction_created = true;
-	local_created++;
+	return inserted;
+}
+
+/*
+ * Makes the stock item of the codes, unless another session does so first:
+ * then waits for that one's end, at every isolation level.
+ */
+void
+catalog_create_item(const Codes *codes, StockItem *item)
+{
+	int64		stock_id = nextval_internal(catalog_relations()->stock_sequence,
+											false);
+
+	while ((item->stock_id = find_decided_stock(codes, item)) == 0)
+	{
+		if (insert_stock(codes, item, stock_id))
+		{
+			item->stock_id = stock_id;
+			transaction_created = true;
+			local_created++;
+			return;
+		}
+	}
 }
 
 /* ---- Selections ---- */

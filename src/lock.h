@@ -15,7 +15,6 @@ typedef enum EngineLockClass
 	ENGINE_LOCK_WORK = 0x4956,	/* transactions that move a stock item: shared;
 								 * counting it: exclusive; until commit */
 	ENGINE_LOCK_LOAD,			/* computing one level; released at once */
-	ENGINE_LOCK_CREATE,			/* making one stock item; until commit */
 } EngineLockClass;
 
 /* Stock items share this many work locks, so that no transaction holds more. */

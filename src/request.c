@@ -19,19 +19,17 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "common/hashfn.h"
 #include "executor/executor.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "catalog.h"
 #include "clock.h"
@@ -163,46 +161,14 @@ request_check(const Request *request, HeapTuple tuple, TupleDesc descriptor)
 				 errhint("Use a new request id for each request, and the same one only to repeat it.")));
 }
 
-/*
- * Looks for the request once.  True if it is there and nobody is changing it;
- * otherwise *busy is the transaction to wait for, if any.
- */
-static bool
-request_look(const Request *request, Relation relation, RequestResult *result,
-			 TransactionId *busy, uint32 *token, ItemPointer tid)
+static HeapTuple
+request_row(const Request *request, Relation relation)
 {
-	SnapshotData dirty;
 	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	bool		found = false;
 
-	*busy = InvalidTransactionId;
-	InitDirtySnapshot(dirty);
 	ScanKeyInit(&key, REQUEST_REQUEST_ID, BTEqualStrategyNumber, F_TEXTEQ,
 				PointerGetDatum(request->request_id));
-	scan = systable_beginscan(relation, catalog_relations()->request_key, true,
-							  &dirty, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-	{
-		*tid = tuple->t_self;
-		*token = dirty.speculativeToken;
-		*busy = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
-		found = !TransactionIdIsValid(*busy);
-	}
-	if (found)
-	{
-		TupleDesc	descriptor = RelationGetDescr(relation);
-
-		request_check(request, tuple, descriptor);
-		result->value = DatumGetInt64(heap_getattr(tuple, REQUEST_RESULT,
-												   descriptor, &result->isnull));
-		if (result->isnull)
-			result->value = 0;
-	}
-	systable_endscan(scan);
-	return found;
+	return row_find_decided(relation, catalog_relations()->request_key, &key, 1);
 }
 
 /*
@@ -213,24 +179,22 @@ bool
 request_find(const Request *request, RequestResult *result)
 {
 	Relation	relation;
-	TransactionId busy;
-	ItemPointerData tid;
-	uint32		token;
-	bool		found;
+	HeapTuple	tuple;
 
 	if (request->request_id == NULL)
 		return false;
 	relation = table_open(catalog_relations()->request, RowExclusiveLock);
-	while (!(found = request_look(request, relation, result, &busy, &token, &tid)) &&
-		   TransactionIdIsValid(busy))
+	tuple = request_row(request, relation);
+	if (tuple)
 	{
-		if (token)
-			SpeculativeInsertionWait(busy, token);
-		else
-			XactLockTableWait(busy, relation, &tid, XLTW_InsertIndex);
+		TupleDesc	descriptor = RelationGetDescr(relation);
+
+		request_check(request, tuple, descriptor);
+		result->value = DatumGetInt64(heap_getattr(tuple, REQUEST_RESULT,
+												   descriptor, &result->isnull));
 	}
 	table_close(relation, NoLock);
-	return found;
+	return tuple != NULL;
 }
 
 /*
@@ -276,16 +240,14 @@ void
 request_forget(const Request *request)
 {
 	Relation	relation;
-	RequestResult result;
-	TransactionId busy;
-	ItemPointerData tid;
-	uint32		token;
+	HeapTuple	tuple;
 
 	if (request->request_id == NULL)
 		return;
 	CommandCounterIncrement();
 	relation = table_open(catalog_relations()->request, RowExclusiveLock);
-	if (request_look(request, relation, &result, &busy, &token, &tid))
-		simple_heap_delete(relation, &tid);
+	tuple = request_row(request, relation);
+	if (tuple)
+		simple_heap_delete(relation, &tuple->t_self);
 	table_close(relation, NoLock);
 }

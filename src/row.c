@@ -13,6 +13,8 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -21,6 +23,7 @@
 #include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 #include "compat.h"
 #include "row.h"
@@ -160,6 +163,54 @@ row_insert_unless_conflict(RowTarget *target, Oid index_id)
 	if (!conflict)
 		ExecARInsertTriggers(estate, target->result, slot, NIL, NULL);
 	return !conflict;
+}
+
+/* Looks once; *busy is the transaction to wait for, if any. */
+static HeapTuple
+row_look(Relation relation, Oid index_id, ScanKey keys, int nkeys,
+		 TransactionId *busy, uint32 *token, ItemPointer tid)
+{
+	SnapshotData dirty;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	*busy = InvalidTransactionId;
+	InitDirtySnapshot(dirty);
+	scan = systable_beginscan(relation, index_id, true, &dirty, nkeys, keys);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		*token = dirty.speculativeToken;
+		*busy = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
+		*tid = tuple->t_self;
+		tuple = TransactionIdIsValid(*busy) ? NULL : heap_copytuple(tuple);
+	}
+	systable_endscan(scan);
+	return tuple;
+}
+
+/*
+ * Finds the row with a unique key, whatever the caller's snapshot, and waits
+ * while another transaction is inserting or deleting it.  A copy, or NULL.
+ */
+HeapTuple
+row_find_decided(Relation relation, Oid index_id, ScanKey keys, int nkeys)
+{
+	TransactionId busy;
+	uint32		token;
+	ItemPointerData tid;
+	HeapTuple	tuple;
+
+	while ((tuple = row_look(relation, index_id, keys, nkeys,
+							 &busy, &token, &tid)) == NULL &&
+		   TransactionIdIsValid(busy))
+	{
+		if (token)
+			SpeculativeInsertionWait(busy, token);
+		else
+			XactLockTableWait(busy, relation, &tid, XLTW_InsertIndex);
+	}
+	return tuple;
 }
 
 void

@@ -8,6 +8,8 @@
 #ifndef INVENTORY_ROW_H
 #define INVENTORY_ROW_H
 
+#include "access/htup.h"
+#include "access/skey.h"
 #include "executor/tuptable.h"
 #include "nodes/execnodes.h"
 
@@ -27,6 +29,8 @@ extern TupleTableSlot *row_clear(RowTarget *target);
 extern void row_insert(RowTarget *target);
 extern void row_insert_many(RowTarget *target, TupleTableSlot **slots, int count);
 extern bool row_insert_unless_conflict(RowTarget *target, Oid index_id);
+extern HeapTuple row_find_decided(Relation relation, Oid index_id, ScanKey keys,
+								  int nkeys);
 extern void row_end(RowInserter *inserter);
 
 #endif							/* INVENTORY_ROW_H */
