@@ -16,11 +16,11 @@
 #include "stat.h"
 
 /*
- * Starts a call: checks that something can be written here, reads what the
- * caller says about the change, and looks whether the call is a repetition.
+ * Starts a call: checks that something can be written here, and reads what the
+ * caller says about the change.
  */
-bool
-call_begin(Call *call, FunctionCallInfo fcinfo, Operation operation,
+void
+call_start(Call *call, FunctionCallInfo fcinfo, Operation operation,
 		   const CallLayout *layout)
 {
 	EventNote  *note = &call->note;
@@ -45,6 +45,17 @@ call_begin(Call *call, FunctionCallInfo fcinfo, Operation operation,
 					 errmsg("effective_at must be finite")));
 	}
 	call->result.isnull = false;
+}
+
+/*
+ * Starts a call and looks whether it is a repetition: if so, return call_end()
+ * at once.
+ */
+bool
+call_begin(Call *call, FunctionCallInfo fcinfo, Operation operation,
+		   const CallLayout *layout)
+{
+	call_start(call, fcinfo, operation, layout);
 	return request_find(&call->request, &call->result);
 }
 

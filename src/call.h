@@ -31,7 +31,8 @@ typedef struct Call
 	RequestResult result;
 } Call;
 
-/* Starts a call.  True if it is a repetition: return call_end() at once. */
+extern void call_start(Call *call, FunctionCallInfo fcinfo, Operation operation,
+					   const CallLayout *layout);
 extern bool call_begin(Call *call, FunctionCallInfo fcinfo, Operation operation,
 					   const CallLayout *layout);
 extern Datum call_end(Call *call, FunctionCallInfo fcinfo);

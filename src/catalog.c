@@ -626,6 +626,21 @@ check_condition(const text *condition)
 }
 
 /*
+ * Finds the stock item of the codes if this backend has it at hand.
+ */
+bool
+catalog_item_cached(const Codes *codes, StockItem *item)
+{
+	char		buffer[KEY_BUFFER];
+	StockItem  *cached = cache_find(cache_key('i', codes, buffer),
+									catalog_version(), false);
+
+	if (cached)
+		*item = *cached;
+	return cached != NULL;
+}
+
+/*
  * Finds the stock item of the codes.  An unknown code is an error; a stock
  * item that does not exist yet has stock_id 0.
  */

@@ -83,6 +83,7 @@ extern void catalog_init(void);
 extern const CatalogRelations *catalog_relations(void);
 extern Oid	catalog_owner(void);
 
+extern bool catalog_item_cached(const Codes *codes, StockItem *item);
 extern void catalog_item(const Codes *codes, StockItem *item);
 extern bool catalog_item_by_id(int64 stock_id, StockItem *item);
 extern void catalog_create_item(const Codes *codes, StockItem *item);

@@ -751,6 +751,33 @@ wants_reserve(Wants *wants, Call *call)
 	}
 }
 
+/*
+ * Finds the stock items, and checks that they may be promised.  If all is well
+ * with the ones at hand, recording the request will tell soon enough whether
+ * it is a repetition; before anything is refused it must be known.  True if it
+ * is one.
+ */
+static bool
+wants_resolve(Wants *wants, Call *call)
+{
+	bool		well = true;
+
+	for (int i = 0; well && i < wants->count; i++)
+		well = catalog_item_cached(&wants->wants[i].codes, &wants->wants[i].item) &&
+			catalog_item_promisable(&wants->wants[i].item) &&
+			wants->wants[i].quantity > 0;
+	if (well)
+		return false;
+	if (request_find(&call->request, &call->result))
+		return true;
+	for (int i = 0; i < wants->count; i++)
+	{
+		catalog_item(&wants->wants[i].codes, &wants->wants[i].item);
+		want_check(&wants->wants[i]);
+	}
+	return false;
+}
+
 static Datum
 wants_execute(Wants *wants, Call *call, FunctionCallInfo fcinfo)
 {
@@ -759,11 +786,8 @@ wants_execute(Wants *wants, Call *call, FunctionCallInfo fcinfo)
 
 	if (wants->ttl)
 		(void) deadline_after(clock_time(), wants->ttl);
-	for (int i = 0; i < wants->count; i++)
-	{
-		catalog_item(&wants->wants[i].codes, &wants->wants[i].item);
-		want_check(&wants->wants[i]);
-	}
+	if (wants_resolve(wants, call))
+		return call_end(call, fcinfo);
 	event_prepare();
 	wants_create_items(wants);
 	wants_touch(wants);
@@ -794,9 +818,8 @@ reserve_one(FunctionCallInfo fcinfo, bool try)
 	Wants		wants = {.wants = &want, .count = 1, .try = try};
 	Call		call;
 
-	if (call_begin(&call, fcinfo, try ? OPERATION_TRY_RESERVE : OPERATION_RESERVE,
-				   &layout))
-		return call_end(&call, fcinfo);
+	call_start(&call, fcinfo, try ? OPERATION_TRY_RESERVE : OPERATION_RESERVE,
+			   &layout);
 	want.codes.sku = call_text(fcinfo, 0, "sku");
 	want.codes.location = call_text(fcinfo, 1, "location");
 	want.quantity = call_int64(fcinfo, 2, "quantity");
@@ -850,9 +873,8 @@ reserve_lines(FunctionCallInfo fcinfo, bool try)
 	Line	   *lines;
 	Call		call;
 
-	if (call_begin(&call, fcinfo, try ? OPERATION_TRY_RESERVE : OPERATION_RESERVE,
-				   &layout))
-		return call_end(&call, fcinfo);
+	call_start(&call, fcinfo, try ? OPERATION_TRY_RESERVE : OPERATION_RESERVE,
+			   &layout);
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
