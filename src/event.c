@@ -478,8 +478,9 @@ inventory_event_append_only(PG_FUNCTION_ARGS)
 
 /* ---- Loading a level from the events ---- */
 
-static void
-event_load_level(int64 stock_id, LevelBase *base)
+/* What the tables say; false if there is no such stock item. */
+static bool
+event_read_level(int64 stock_id, LevelBase *base)
 {
 	static Statement statement = {
 		"SELECT k.on_hand + e.on_hand,"
@@ -493,16 +494,24 @@ event_load_level(int64 stock_id, LevelBase *base)
 		1, {INT8OID}
 	};
 	Datum		values[1];
+	bool		found;
 
 	values[0] = Int64GetDatum(stock_id);
 	query_begin();
-	if (query_run(&statement, values, NULL) == 0)
+	found = query_run(&statement, values, NULL) > 0;
+	base->on_hand = found ? query_int64(0, 1) : 0;
+	base->available = found ? query_int64(0, 2) : 0;
+	query_end();
+	return found;
+}
+
+static void
+event_load_level(int64 stock_id, LevelBase *base)
+{
+	if (!event_read_level(stock_id, base))
 		ereport(ERROR,
 				(errcode(ERRCODE_IV_UNKNOWN_CODE),
 				 errmsg("there is no stock item " INT64_FORMAT, stock_id)));
-	base->on_hand = query_int64(0, 1);
-	base->available = query_int64(0, 2);
-	query_end();
 }
 
 void
@@ -536,7 +545,8 @@ inventory_level_differs(PG_FUNCTION_ARGS)
 	{
 		LevelBase	base;
 
-		event_load_level(stock_id, &base);
+		/* An item whose creation was rolled back has nothing. */
+		(void) event_read_level(stock_id, &base);
 		if (base.on_hand != on_hand || base.available != available)
 		{
 			memset(nulls, false, sizeof(nulls));
