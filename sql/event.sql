@@ -32,7 +32,7 @@ ALTER SEQUENCE inventory.event_event_id_seq OWNED BY inventory.event.event_id;
 CREATE INDEX event_stock_id_xid_idx ON inventory.event (stock_id, xid);
 CREATE INDEX event_xid_idx ON inventory.event (xid);
 CREATE INDEX event_event_id_idx ON inventory.event USING brin (event_id)
-	WITH (pages_per_range = 16, autosummarize = on);
+	WITH (pages_per_range = 16);
 
 COMMENT ON TABLE inventory.event IS
 'Every change of every stock item, append-only, one partition per month of recorded_at. Nothing here is ever updated or deleted; a correction is another event.';

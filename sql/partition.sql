@@ -20,6 +20,9 @@ BEGIN
 	END IF;
 	EXECUTE format('CREATE TABLE inventory.%I (LIKE inventory.event INCLUDING DEFAULTS INCLUDING COMMENTS)',
 		partition_name);
+	-- Vacuum summarizes the index on event_id, so that reverse() finds events.
+	EXECUTE format('ALTER TABLE inventory.%I SET (autovacuum_vacuum_insert_scale_factor = 0.02)',
+		partition_name);
 	EXECUTE format('REVOKE ALL ON inventory.%I FROM PUBLIC', partition_name);
 	EXECUTE format('COMMENT ON TABLE inventory.%I IS %L', partition_name,
 		'Events recorded in ' || to_char(first_day, 'YYYY-MM') || ' (UTC).');

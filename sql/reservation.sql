@@ -159,7 +159,7 @@ CREATE FUNCTION inventory.ship(
 	AS 'MODULE_PATHNAME', 'inventory_ship';
 REVOKE ALL ON FUNCTION inventory.ship(bigint, jsonb, text, text, text, timestamptz, jsonb) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.ship(bigint, jsonb, text, text, text, timestamptz, jsonb) IS
-'Committed goods leave: all that remains, or [{"line_no":1,"quantity":2}, ...] or [{"sku":"A","quantity":2}, ...]. Can be called several times. Returns the number of events written.';
+'Committed goods leave: all that remains, or [{"line_no":1,"quantity":2}, ...] or [{"sku":"A","quantity":2}, ...]; without quantity all of that line. Can be called several times. Returns the number of events written.';
 
 CREATE FUNCTION inventory.release(
 	reservation_id bigint,

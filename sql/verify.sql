@@ -14,6 +14,10 @@ CREATE TYPE inventory.discrepancy AS (
 COMMENT ON TYPE inventory.discrepancy IS 'One difference that verify() has found.';
 COMMENT ON COLUMN inventory.discrepancy.check_name IS 'Which comparison failed.';
 COMMENT ON COLUMN inventory.discrepancy.stock_id IS 'The stock item.';
+COMMENT ON COLUMN inventory.discrepancy.sku IS 'Its SKU code.';
+COMMENT ON COLUMN inventory.discrepancy.location IS 'Its location code.';
+COMMENT ON COLUMN inventory.discrepancy.lot IS 'Its lot code; NULL when the SKU is not tracked.';
+COMMENT ON COLUMN inventory.discrepancy.condition IS 'Its condition.';
 COMMENT ON COLUMN inventory.discrepancy.expected IS 'What the events say, in base units.';
 COMMENT ON COLUMN inventory.discrepancy.found IS 'What was found instead.';
 COMMENT ON COLUMN inventory.discrepancy.detail IS 'What was compared with what.';

@@ -39,6 +39,7 @@
 #include "storage/shmem.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -507,6 +508,16 @@ unknown_code(const char *what, const text *code)
 }
 
 static void
+unknown_lot(const Codes *codes)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_IV_UNKNOWN_CODE),
+			 errmsg("unknown lot \"%s\" of SKU \"%s\"",
+					text_to_cstring(codes->lot), text_to_cstring(codes->sku)),
+			 errhint("Insert it into inventory.lot first.")));
+}
+
+static void
 find_sku(const Codes *codes, Snapshot snapshot, StockItem *item)
 {
 	Lookup		lookup;
@@ -573,7 +584,7 @@ find_lot(const Codes *codes, Snapshot snapshot, StockItem *item)
 	text_key(&keys[1], LOT_LOT, codes->lot);
 	lookup_begin(&lookup, relations.lot, relations.lot_key, snapshot, keys, 2);
 	if (!HeapTupleIsValid(lookup.tuple))
-		unknown_code("lot", codes->lot);
+		unknown_lot(codes);
 	item->lot_id = DatumGetInt64(lookup_value(&lookup, LOT_LOT_ID));
 	item->lot_blocked =
 		text_is(DatumGetTextPP(lookup_value(&lookup, LOT_STATUS)), "blocked");
@@ -818,7 +829,7 @@ catalog_create_item(const Codes *codes, StockItem *item)
 
 /* ---- Selections ---- */
 
-static const char *
+static UnknownCode
 selection_unknown(const Codes *codes, Datum *values, const char *nulls)
 {
 	static Statement statement = {
@@ -828,15 +839,11 @@ selection_unknown(const Codes *codes, Datum *values, const char *nulls)
 		" WHERE s.sku = $1 AND t.lot = $3)",
 		3, {TEXTOID, TEXTOID, TEXTOID}
 	};
-	static const char *const names[] = {"SKU", "location", "lot"};
 
 	query_run(&statement, values, nulls);
-	for (int i = 0; i < 3; i++)
-	{
-		if (!query_bool(0, i + 1))
-			return names[i];
-	}
-	return NULL;
+	return !query_bool(0, 1) ? UNKNOWN_SKU :
+		!query_bool(0, 2) ? UNKNOWN_LOCATION :
+		!query_bool(0, 3) ? UNKNOWN_LOT : UNKNOWN_NONE;
 }
 
 static Selection *
@@ -856,7 +863,7 @@ selection_find(const Codes *codes)
 	Datum		values[3];
 	char		nulls[4] = "   ";
 	Selection  *selection;
-	const char *unknown;
+	UnknownCode unknown;
 	uint64		count = 0;
 
 	values[0] = PointerGetDatum(codes->sku);
@@ -869,7 +876,7 @@ selection_find(const Codes *codes)
 
 	query_begin();
 	unknown = selection_unknown(codes, values, nulls);
-	if (unknown == NULL)
+	if (unknown == UNKNOWN_NONE)
 		count = query_run(&statement, values, nulls);
 	selection = MemoryContextAlloc(caller, offsetof(Selection, items) +
 								   count * sizeof(StockItem));
@@ -899,11 +906,20 @@ catalog_selection(const Codes *codes)
 		cache_store(key, version, selection, offsetof(Selection, items) +
 					selection->count * sizeof(StockItem));
 	}
-	if (selection->unknown)
-		unknown_code(selection->unknown,
-					 strcmp(selection->unknown, "SKU") == 0 ? codes->sku :
-					 strcmp(selection->unknown, "lot") == 0 ? codes->lot :
-					 codes->location);
+	switch (selection->unknown)
+	{
+		case UNKNOWN_SKU:
+			unknown_code("SKU", codes->sku);
+			break;
+		case UNKNOWN_LOCATION:
+			unknown_code("location", codes->location);
+			break;
+		case UNKNOWN_LOT:
+			unknown_lot(codes);
+			break;
+		case UNKNOWN_NONE:
+			break;
+	}
 	return selection;
 }
 
@@ -955,7 +971,10 @@ catalog_check_promisable(const Codes *codes, const StockItem *item)
 		ereport(ERROR,
 				(errcode(ERRCODE_IV_LOT_EXPIRED),
 				 errmsg("lot \"%s\" of SKU \"%s\" has expired",
-						text_to_cstring(codes->lot), text_to_cstring(codes->sku))));
+						text_to_cstring(codes->lot), text_to_cstring(codes->sku)),
+				 errdetail("It could be promised until %s (UTC).",
+						   DatumGetCString(DirectFunctionCall1(date_out,
+															   DateADTGetDatum(item->lot_expires_on))))));
 }
 
 /* ---- Names for messages ---- */

@@ -65,10 +65,18 @@ typedef struct StockItem
 	bool		good;
 } StockItem;
 
+typedef enum UnknownCode
+{
+	UNKNOWN_NONE,
+	UNKNOWN_SKU,
+	UNKNOWN_LOCATION,
+	UNKNOWN_LOT,
+} UnknownCode;
+
 /* The stock items behind available() and on_hand(). */
 typedef struct Selection
 {
-	const char *unknown;		/* the code that is unknown, or NULL */
+	UnknownCode unknown;
 	int			count;
 	StockItem		items[FLEXIBLE_ARRAY_MEMBER];
 } Selection;

@@ -900,7 +900,9 @@ int64
 level_take_up_to(LevelTouch *touch, LevelCounter counter, int64 quantity,
 				 int64 floor)
 {
-	return Max(level_grant(touch, counter, quantity, 1, floor), 0);
+	int64		granted = level_grant(touch, counter, quantity, 1, floor);
+
+	return Max(granted, 0);
 }
 
 /*

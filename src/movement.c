@@ -727,7 +727,6 @@ array_argument(FunctionCallInfo fcinfo, int argument, const char *name,
 	int16		length;
 	bool		by_value;
 	char		align;
-	int			previous = *count;
 
 	if (PG_ARGISNULL(argument))
 		ereport(ERROR,
@@ -737,10 +736,10 @@ array_argument(FunctionCallInfo fcinfo, int argument, const char *name,
 	get_typlenbyvalalign(type, &length, &by_value, &align);
 	deconstruct_array(array, type, length, by_value, align, &elements, &nulls,
 					  count);
-	if (ARR_NDIM(array) > 1 || (previous >= 0 && *count != previous))
+	if (ARR_NDIM(array) > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_IV_INVALID_LINES),
-				 errmsg("skus, locations and quantities must be arrays of equal length")));
+				 errmsg("%s must be a one-dimensional array", name)));
 	for (int i = 0; i < *count; i++)
 	{
 		if (nulls[i])
@@ -784,14 +783,21 @@ inventory_post_array(PG_FUNCTION_ARGS)
 	Datum	   *quantities;
 	text	   *lot;
 	text	   *condition;
-	int			count = -1;
+	int			count;
+	int			location_count;
+	int			quantity_count;
 
 	if (call_begin(&call, fcinfo, OPERATION_POST, &layout))
 		return call_end(&call, fcinfo);
 	type = bulk_type(call_text(fcinfo, 0, "type"));
 	skus = array_argument(fcinfo, 1, "skus", TEXTOID, &count);
-	locations = array_argument(fcinfo, 2, "locations", TEXTOID, &count);
-	quantities = array_argument(fcinfo, 3, "quantities", INT8OID, &count);
+	locations = array_argument(fcinfo, 2, "locations", TEXTOID, &location_count);
+	quantities = array_argument(fcinfo, 3, "quantities", INT8OID, &quantity_count);
+	if (count != location_count || count != quantity_count)
+		ereport(ERROR,
+				(errcode(ERRCODE_IV_INVALID_LINES),
+				 errmsg("skus, locations and quantities must be arrays of equal length, not %d, %d and %d",
+						count, location_count, quantity_count)));
 	lot = call_optional_text(fcinfo, 4);
 	condition = call_text(fcinfo, 5, "condition");
 	if (count == 0)

@@ -1030,6 +1030,27 @@ line_means(const Line *given, const ReservationLine *line)
 		(line->codes.lot && text_equal(given->texts[LINE_LOT], line->codes.lot));
 }
 
+static const char *
+line_describe(const Line *given)
+{
+	StringInfoData buffer;
+
+	initStringInfo(&buffer);
+	appendStringInfoString(&buffer, "line");
+	if (given->given & LINE_FIELD(LINE_LINE_NO))
+		appendStringInfo(&buffer, " " INT64_FORMAT, given->line_no);
+	if (given->texts[LINE_SKU])
+		appendStringInfo(&buffer, " of SKU \"%s\"",
+						 text_to_cstring(given->texts[LINE_SKU]));
+	if (given->texts[LINE_LOCATION])
+		appendStringInfo(&buffer, " at location \"%s\"",
+						 text_to_cstring(given->texts[LINE_LOCATION]));
+	if (given->texts[LINE_LOT])
+		appendStringInfo(&buffer, ", lot \"%s\"",
+						 text_to_cstring(given->texts[LINE_LOT]));
+	return buffer.data;
+}
+
 /* Spreads a given quantity over the open lines that it means. */
 static void
 lines_choose_given(const Line *given, ReservationLine *lines, int count,
@@ -1063,8 +1084,8 @@ lines_choose_given(const Line *given, ReservationLine *lines, int count,
 	}
 	if (!meant)
 		line_error(given->number,
-				   psprintf("reservation " INT64_FORMAT " has no such line",
-							lines[0].reservation_id));
+				   psprintf("reservation " INT64_FORMAT " has no %s",
+							lines[0].reservation_id, line_describe(given)));
 	if (!all && left > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_IV_WRONG_STATE),
