@@ -111,7 +111,7 @@ CREATE FUNCTION demo.sale_report(asked_row_lock bigint, asked_inventory bigint) 
 	), verified AS (
 		SELECT count(*) AS n FROM inventory.verify()
 	)
-	SELECT format('  %s %s %s  %s', rpad(x.label, 24), lpad(x.left_side, 14), lpad(x.right_side, 14), x.remark)
+	SELECT rtrim(format('  %s %s %s  %s', rpad(x.label, 24), lpad(x.left_side, 14), lpad(x.right_side, 14), x.remark))
 	FROM row_lock r, inventory i, verified v, LATERAL (VALUES
 		('', 'row lock', 'inventory', ''),
 		('orders', demo.number(r.orders), demo.number(i.orders), ''),

@@ -176,14 +176,13 @@ GROUP BY k.n, k.label ORDER BY k.n;
 -- SKUs whose on hand is not what the input adds up to, refused documents left
 -- out: opening - sold - written off + returned.
 CREATE VIEW demo.difference AS
-SELECT v.sku, coalesce(sum(CASE WHEN r.invoice IS NULL THEN -v.quantity ELSE 0 END
-		+ CASE WHEN v.kind IN ('sale', 'write-off') THEN abs(v.quantity) ELSE 0 END), 0) AS expected,
-	min(l.on_hand) AS on_hand
-FROM demo.sorted v
-LEFT JOIN demo.refused r ON r.invoice = v.invoice AND r.kind = v.kind
+SELECT v.sku, i.expected, l.on_hand
+FROM (SELECT DISTINCT sku FROM demo.sorted WHERE kind <> 'skipped') v
+CROSS JOIN LATERAL (
+	SELECT sum(CASE WHEN s.kind IN ('sale', 'write-off') THEN abs(s.quantity) ELSE 0 END)
+		+ sum(CASE WHEN s.kind = 'return' THEN 1 ELSE -1 END * abs(s.quantity)) FILTER (WHERE r.invoice IS NULL) AS expected
+	FROM demo.sorted s
+	LEFT JOIN demo.refused r ON r.invoice = s.invoice AND r.kind = s.kind
+	WHERE s.sku = v.sku AND s.kind <> 'skipped') i
 LEFT JOIN inventory.sku_level l ON l.sku = v.sku
-WHERE v.kind <> 'skipped'
-GROUP BY v.sku
-HAVING coalesce(sum(CASE WHEN r.invoice IS NULL THEN -v.quantity ELSE 0 END
-		+ CASE WHEN v.kind IN ('sale', 'write-off') THEN abs(v.quantity) ELSE 0 END), 0)
-	IS DISTINCT FROM min(l.on_hand);
+WHERE i.expected IS DISTINCT FROM l.on_hand;
