@@ -170,7 +170,7 @@ sub start_clients
 		$run->{left}{$pid} = $i;
 	}
 	$node->poll_query_until($run->{database},
-		"SELECT count(*) = ${\ scalar @$scripts } FROM pg_locks WHERE locktype = 'advisory' AND objid = $GATE AND NOT granted"
+		"SELECT count(*) = ${\ scalar @$scripts } FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND objid = $GATE AND NOT granted"
 	) or die 'the clients did not reach the gate';
 	$gate->quit;
 	return $run;

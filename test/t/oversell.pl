@@ -115,7 +115,7 @@ for my $level (sort keys %LEVELS)
 		my $done = ask($trap, qq{
 WITH victim AS (
 	SELECT pid, random() < 0.75 AS spare FROM pg_locks
-	WHERE locktype = 'advisory' AND objid = $InventoryTest::TRAP AND NOT granted
+	WHERE locktype = 'advisory' AND objsubid = 1 AND objid = $InventoryTest::TRAP AND NOT granted
 	UNION ALL
 	(SELECT pid, random() < 0.85 FROM pg_stat_activity
 	WHERE application_name LIKE 'client_%' AND state <> 'idle' AND random() < 0.1 ORDER BY random() LIMIT 1))

@@ -62,7 +62,7 @@ for my $n (1 .. $ROUNDS)
 	ask($driver, "SELECT inventory.set_test_clock(timestamptz '2030-01-01 00:00Z' + interval '1 hour' * $n)");
 	ask($driver, "INSERT INTO race SELECT $n, inventory.reserve('race-$n', 'L', $UNITS, ttl => '10 minutes')");
 	$node->poll_query_until('postgres',
-		"SELECT count(*) = ${\ scalar @players } FROM pg_locks WHERE locktype = 'advisory' AND objid = $GATES + $n AND NOT granted")
+		"SELECT count(*) = ${\ scalar @players } FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND objid = $GATES + $n AND NOT granted")
 	  or die "round $n does not begin";
 	ask($driver, "SELECT pg_advisory_unlock($GATES + $n)");
 }
