@@ -1,0 +1,253 @@
+-- Trust: nothing is granted to PUBLIC; each level of access may do what it
+-- should and no more; the caller is recorded as actor; and no search_path makes
+-- the engine use what a user has planted.
+--
+-- Runs in a database of its own: levels move at commit.
+\set database inventory_pgtap_access
+SELECT current_database() AS home \gset
+SET client_min_messages = warning;
+DROP DATABASE IF EXISTS :database WITH (FORCE);
+DROP ROLE IF EXISTS inventory_pgtap_none, inventory_pgtap_reader, inventory_pgtap_operator, inventory_pgtap_manager;
+CREATE DATABASE :database;
+\c :database
+SET client_min_messages = warning;
+CREATE EXTENSION pgtap;
+CREATE EXTENSION inventory;
+DO $$ BEGIN PERFORM inventory.set_test_clock(NULL); END $$;
+SELECT no_plan();
+
+CREATE TEMP VIEW member AS
+SELECT d.classid::regclass::text AS catalog, d.objid, pg_describe_object(d.classid, d.objid, 0) AS name
+FROM pg_depend d JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+WHERE e.extname = 'inventory' AND d.deptype = 'e';
+
+-- Nothing for PUBLIC
+
+SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND has_function_privilege('public', p.oid, 'EXECUTE')$$,
+	'PUBLIC executes no function');
+SELECT is_empty($$SELECT c.oid::regclass, a.privilege_type FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a WHERE c.relnamespace = 'inventory'::regnamespace AND a.grantee = 0$$,
+	'PUBLIC has no right on any table, view or sequence');
+SELECT is_empty($$SELECT a.attrelid::regclass, a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid CROSS JOIN LATERAL aclexplode(a.attacl) x WHERE c.relnamespace = 'inventory'::regnamespace AND x.grantee = 0$$,
+	'nor on any column');
+SELECT ok(NOT has_schema_privilege('public', 'inventory', 'USAGE') AND NOT has_schema_privilege('public', 'inventory', 'CREATE'), 'PUBLIC does not even use the schema');
+
+-- How functions run
+
+SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND NOT p.prosecdef$$,
+	ARRAY['available_of', 'grant_access', 'event_applied'], 'every function is SECURITY DEFINER, but the definition of available, grant_access() and the trigger in C that moves the levels');
+SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace
+		AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)$$,
+	ARRAY['available_of', 'event_applied'], 'every function has its search_path pinned, but the definition of available, which names are bound in, and the trigger in C that looks no name up');
+SELECT is((SELECT p.prosqlbody IS NOT NULL FROM pg_proc p WHERE p.oid = 'inventory.available_of(bigint, bigint, bigint, bigint, boolean)'::regprocedure), true, 'its body was bound when it was created');
+SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND p.proname IN
+		('receive', 'issue', 'adjust', 'set_on_hand', 'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship', 'release', 'extend', 'release_owner', 'expire_due')
+		AND (p.provolatile <> 'v' OR p.proparallel <> 'u')$$, 'every function that changes anything is VOLATILE and PARALLEL UNSAFE');
+
+-- The levels of access
+
+CREATE ROLE inventory_pgtap_none;
+CREATE ROLE inventory_pgtap_reader;
+CREATE ROLE inventory_pgtap_operator;
+CREATE ROLE inventory_pgtap_manager;
+SELECT inventory.grant_access('inventory_pgtap_reader', 'reader') IS NULL AS done \gset
+SELECT inventory.grant_access('inventory_pgtap_operator', 'operator') IS NULL AS done \gset
+SELECT inventory.grant_access('inventory_pgtap_manager', 'manager') IS NULL AS done \gset
+SELECT throws_ok($$SELECT inventory.grant_access('inventory_pgtap_none', 'emperor')$$, '22023', NULL, 'there is no other level of access');
+SELECT throws_ok($$SELECT inventory.grant_access('inventory_pgtap_none', NULL)$$, '22004', NULL, 'a level of access must be named');
+SELECT throws_ok($$SELECT inventory.grant_access(NULL, 'reader')$$, '22004', NULL, 'a role must be named');
+SELECT throws_ok($$SELECT inventory.grant_access('inventory_pgtap_absent', 'reader')$$, '42704', NULL, 'the role must exist');
+
+INSERT INTO inventory.location (location) VALUES ('L'), ('M');
+INSERT INTO inventory.sku (sku) VALUES ('A'), ('B');
+SELECT inventory.receive('A', 'L', 900) AS stocked \gset
+SELECT inventory.receive('A', 'L', 100) AS receipt \gset
+SELECT stock_id AS stock_id FROM inventory.stock_level \gset
+SELECT inventory.reserve('A', 'L', 10, owner => 'r') AS reservation \gset
+
+-- What comes of a statement when a role makes it: its SQLSTATE, or ok; undone.
+CREATE FUNCTION public.outcome(role text, statement text) RETURNS text
+	LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('SET LOCAL ROLE %I', role);
+	EXECUTE statement;
+	RAISE EXCEPTION 'undo' USING ERRCODE = 'ZZ000';
+EXCEPTION WHEN OTHERS THEN
+	RETURN CASE SQLSTATE WHEN 'ZZ000' THEN 'ok' ELSE SQLSTATE END;
+END
+$$;
+
+-- The least level of access that may do it; nobody may do what says 'nobody'.
+CREATE TEMP TABLE deed AS
+SELECT * FROM (VALUES
+	('reader', $$SELECT inventory.available('A')$$),
+	('reader', $$SELECT inventory.on_hand('A')$$),
+	('reader', $$SELECT * FROM inventory.history('A', 'L')$$),
+	('reader', $$SELECT inventory.version(), inventory.clock_time(), inventory.transaction_time()$$),
+	('reader', $$SELECT * FROM inventory.stock_level$$),
+	('reader', $$SELECT * FROM inventory.sku_level$$),
+	('reader', $$SELECT * FROM inventory.open_reservation$$),
+	('reader', $$SELECT * FROM inventory.stat_operation$$),
+	('reader', $$SELECT * FROM inventory.stat_level$$),
+	('reader', $$SELECT * FROM inventory.levels()$$),
+	('reader', $$SELECT * FROM inventory.event, inventory.stock, inventory.reservation, inventory.request, inventory.sku, inventory.location, inventory.lot$$),
+	('operator', $$SELECT inventory.receive('A', 'L', 1)$$),
+	('operator', $$SELECT inventory.issue('A', 'L', 1)$$),
+	('operator', $$SELECT inventory.adjust('A', 'L', 1, 'x')$$),
+	('operator', $$SELECT inventory.set_on_hand('A', 'L', 1, 1000)$$),
+	('operator', $$SELECT inventory.transfer('A', 'L', 'M', 1)$$),
+	('operator', format($$SELECT inventory.reverse(%s, 'x')$$, :receipt)),
+	('operator', $$SELECT inventory.post('[{"type": "receive", "sku": "A", "location": "L", "quantity": 1}]')$$),
+	('operator', $$SELECT inventory.post('receive', ARRAY['A'], ARRAY['L'], ARRAY[1])$$),
+	('operator', $$SELECT inventory.reserve('A', 'L', 1)$$),
+	('operator', $$SELECT inventory.reserve('[{"sku": "A", "location": "L", "quantity": 1}]')$$),
+	('operator', $$SELECT inventory.try_reserve('A', 'L', 1)$$),
+	('operator', $$SELECT inventory.try_reserve('[{"sku": "A", "location": "L", "quantity": 1}]')$$),
+	('operator', format('SELECT inventory.confirm(%1$s), inventory.ship(%1$s)', :reservation)),
+	('operator', format('SELECT inventory.release(%s)', :reservation)),
+	('operator', format($$SELECT inventory.extend(%s, '1 hour')$$, :reservation)),
+	('operator', $$SELECT inventory.release_owner('r')$$),
+	('operator', $$SELECT inventory.expire_due()$$),
+	('manager', $$INSERT INTO inventory.sku (sku) VALUES ('N')$$),
+	('manager', $$UPDATE inventory.sku SET name = 'Apple' WHERE sku = 'A'$$),
+	('manager', $$DELETE FROM inventory.sku WHERE sku = 'B'$$),
+	('manager', $$INSERT INTO inventory.location (location) VALUES ('N')$$),
+	('manager', $$UPDATE inventory.location SET priority = 2, parent_id = (SELECT location_id FROM inventory.location WHERE location = 'M') WHERE location = 'L'$$),
+	('manager', $$INSERT INTO inventory.lot (sku_id, lot) SELECT sku_id, 'N' FROM inventory.sku WHERE sku = 'A'$$),
+	('manager', $$SELECT * FROM inventory.verify()$$),
+	('manager', $$SELECT inventory.stat_reset()$$),
+	('manager', $$SELECT inventory.make_partition('2077-01-01'), inventory.make_partitions('2078-01-01', 2)$$),
+	('nobody', format($$INSERT INTO inventory.event (stock_id, type, on_hand_delta) VALUES (%s, 'receive', 1)$$, :stock_id)),
+	('nobody', $$UPDATE inventory.event SET on_hand_delta = 1$$),
+	('nobody', $$DELETE FROM inventory.event$$),
+	('nobody', $$TRUNCATE inventory.event$$),
+	('nobody', format('DELETE FROM %s', (SELECT min(tableoid)::regclass FROM inventory.event))),
+	('nobody', format('TRUNCATE %s', (SELECT min(tableoid)::regclass FROM inventory.event))),
+	('nobody', $$UPDATE inventory.stock SET on_hand = 5$$),
+	('nobody', $$INSERT INTO inventory.reservation (stock_id, quantity) VALUES (1, 1)$$),
+	('nobody', $$UPDATE inventory.reservation SET quantity = 5$$),
+	('nobody', $$DELETE FROM inventory.request$$),
+	('nobody', $$TRUNCATE inventory.sku CASCADE$$),
+	('nobody', $$SELECT nextval('inventory.event_event_id_seq')$$),
+	('nobody', $$SELECT setval('inventory.reservation_reservation_id_seq', 1)$$),
+	('nobody', $$SELECT inventory.set_test_clock(NULL)$$),
+	('nobody', $$SELECT inventory.grant_access('inventory_pgtap_none', 'manager')$$),
+	('nobody', $$ALTER TABLE inventory.event DISABLE TRIGGER ALL$$),
+	('nobody', $$CREATE TABLE inventory.planted ()$$),
+	('nobody', $$CREATE FUNCTION inventory.planted() RETURNS void LANGUAGE sql AS ''$$),
+	('nobody', $$DROP TABLE inventory.request$$)) x(least, statement);
+SELECT is(public.outcome('inventory_pgtap_' || access.level, d.statement),
+	CASE WHEN coalesce(array_position(ARRAY['none', 'reader', 'operator', 'manager'], d.least), 9) <= array_position(ARRAY['none', 'reader', 'operator', 'manager'], access.level) THEN 'ok' ELSE '42501' END,
+	format('%s %s: %s', access.level, CASE WHEN coalesce(array_position(ARRAY['none', 'reader', 'operator', 'manager'], d.least), 9) <= array_position(ARRAY['none', 'reader', 'operator', 'manager'], access.level) THEN 'may' ELSE 'may not' END, d.statement))
+FROM deed d CROSS JOIN unnest(ARRAY['none', 'reader', 'operator', 'manager']) access(level);
+
+-- Nobody is missing from the table above: each function is of a level of
+-- access, or nobody's.
+SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND NOT has_function_privilege('inventory_pgtap_manager', p.oid, 'EXECUTE')$$,
+	ARRAY['set_test_clock', 'grant_access', 'catalog_changed', 'engine_only', 'event_applied', 'event_append_only', 'check_location_tree', 'check_sku_tracking'],
+	'a manager executes every function but the test clock, grant_access() and the triggers');
+SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND has_function_privilege('inventory_pgtap_reader', p.oid, 'EXECUTE')$$,
+	ARRAY['available', 'on_hand', 'history', 'available_of', 'version', 'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'levels'],
+	'a reader executes what reads');
+
+-- A role that was given a right on events is held to their rules
+
+GRANT USAGE ON SCHEMA inventory TO inventory_pgtap_none;
+GRANT INSERT, SELECT, UPDATE, DELETE, TRUNCATE ON inventory.event TO inventory_pgtap_none;
+GRANT USAGE ON SEQUENCE inventory.event_event_id_seq TO inventory_pgtap_none;
+GRANT EXECUTE ON FUNCTION inventory.transaction_time() TO inventory_pgtap_none;
+SELECT is(public.outcome('inventory_pgtap_none', format($$INSERT INTO inventory.event (stock_id, type, on_hand_delta) VALUES (%s, 'issue', -1)$$, :stock_id)), 'ok', 'a role with INSERT on events inserts one');
+SELECT is(public.outcome('inventory_pgtap_none', format($$INSERT INTO inventory.event (stock_id, type, on_hand_delta) VALUES (%s, 'issue', -1000)$$, :stock_id)), 'IV001', 'but not one too much');
+SELECT is(public.outcome('inventory_pgtap_none', 'DELETE FROM inventory.event'), 'IV016', 'and deletes none, whatever it was granted');
+SELECT is(public.outcome('inventory_pgtap_none', 'TRUNCATE inventory.event'), 'IV016', 'and truncates none');
+
+-- The actor
+
+SET SESSION AUTHORIZATION inventory_pgtap_operator;
+SELECT inventory.receive('A', 'L', 1) AS by_operator \gset
+SELECT inventory.reserve('A', 'L', 1) AS reserved_by_operator \gset
+RESET SESSION AUTHORIZATION;
+SELECT is((SELECT actor FROM inventory.event WHERE event_id = :by_operator), 'inventory_pgtap_operator', 'the caller is the actor of a movement');
+SELECT is((SELECT actor FROM inventory.event WHERE reservation_id = :reserved_by_operator), 'inventory_pgtap_operator', 'and of a reservation');
+SELECT is((SELECT actor FROM inventory.event WHERE event_id = :receipt), session_user::text, 'not the owner of the functions');
+
+-- A hostile search_path
+
+CREATE SCHEMA hostile;
+GRANT ALL ON SCHEMA hostile TO inventory_pgtap_manager, inventory_pgtap_operator;
+CREATE TABLE hostile.trap (what text);
+GRANT ALL ON hostile.trap TO PUBLIC;
+SET SESSION AUTHORIZATION inventory_pgtap_manager;
+DO $$
+DECLARE
+	f text;
+BEGIN
+	-- Functions that the engine, its triggers and its views use by name.
+	FOREACH f IN ARRAY ARRAY[
+		'now() RETURNS timestamptz', 'clock_timestamp() RETURNS timestamptz', 'pg_current_xact_id() RETURNS xid8',
+		'to_regclass(text) RETURNS regclass', 'to_char(date, text) RETURNS text', 'to_char(timestamptz, text) RETURNS text',
+		'date_trunc(text, timestamp) RETURNS timestamp', 'generate_series(integer, integer) RETURNS SETOF integer',
+		'array_position(text[], text) RETURNS integer', 'format(text, text) RETURNS text', 'count() RETURNS bigint',
+		'timezone(text, timestamptz) RETURNS timestamp', 'int8pl(bigint, bigint) RETURNS bigint', 'nextval(regclass) RETURNS bigint',
+		'transaction_time() RETURNS timestamptz', 'clock_time() RETURNS timestamptz', 'make_partition(date) RETURNS boolean',
+		'available_of(bigint, bigint, bigint, bigint, boolean) RETURNS bigint', 'levels() RETURNS SETOF bigint', 'jsonb_array_elements(jsonb) RETURNS SETOF jsonb']
+	LOOP
+		EXECUTE format($g$CREATE FUNCTION hostile.%s LANGUAGE plpgsql AS $b$ BEGIN INSERT INTO hostile.trap VALUES (%L); %s END $b$ $g$,
+			f, f, CASE WHEN f LIKE '%SETOF%' THEN 'RETURN;' ELSE 'RETURN NULL;' END);
+	END LOOP;
+	-- Operators, with functions that spring the trap.
+	EXECUTE $f$CREATE FUNCTION hostile.sprung(bigint, bigint) RETURNS boolean LANGUAGE plpgsql AS $b$ BEGIN INSERT INTO hostile.trap VALUES ('operator'); RETURN true; END $b$ $f$;
+	EXECUTE $f$CREATE FUNCTION hostile.sprung(text, text) RETURNS boolean LANGUAGE plpgsql AS $b$ BEGIN INSERT INTO hostile.trap VALUES ('operator'); RETURN true; END $b$ $f$;
+	EXECUTE $f$CREATE FUNCTION hostile.sprung_sum(bigint, bigint) RETURNS bigint LANGUAGE plpgsql AS $b$ BEGIN INSERT INTO hostile.trap VALUES ('operator'); RETURN 0; END $b$ $f$;
+	FOREACH f IN ARRAY ARRAY['=', '<>', '<', '<=', '>', '>='] LOOP
+		EXECUTE format('CREATE OPERATOR hostile.%s (FUNCTION = hostile.sprung, LEFTARG = bigint, RIGHTARG = bigint)', f);
+		EXECUTE format('CREATE OPERATOR hostile.%s (FUNCTION = hostile.sprung, LEFTARG = text, RIGHTARG = text)', f);
+	END LOOP;
+	FOREACH f IN ARRAY ARRAY['+', '-', '*'] LOOP
+		EXECUTE format('CREATE OPERATOR hostile.%s (FUNCTION = hostile.sprung_sum, LEFTARG = bigint, RIGHTARG = bigint)', f);
+	END LOOP;
+	-- Tables and types of the engine's and the catalog's names.
+	FOREACH f IN ARRAY ARRAY['event', 'stock', 'sku', 'location', 'lot', 'reservation', 'request', 'stock_level', 'pg_class', 'pg_inherits', 'pg_proc'] LOOP
+		EXECUTE format('CREATE TABLE hostile.%I (LIKE hostile.trap)', f);
+	END LOOP;
+	FOREACH f IN ARRAY ARRAY['text', 'bigint', 'jsonb', 'timestamptz', 'interval', 'event_type', 'reservation_state'] LOOP
+		EXECUTE format('CREATE DOMAIN hostile.%I AS integer CHECK (false)', f);
+	END LOOP;
+END
+$$;
+CREATE TEMP TABLE event (what text);
+CREATE TEMP TABLE stock (what text);
+CREATE TEMP TABLE reservation (what text);
+CREATE TEMP TABLE sku (what text);
+SET search_path = hostile, pg_temp, pg_catalog, inventory;
+SELECT inventory.receive('A', 'L', 100) AS receipt \gset
+SELECT inventory.issue('A', 'L', 10) AS issued \gset
+SELECT inventory.adjust('A', 'L', -1, 'x') AS adjusted \gset
+SELECT inventory.transfer('A', 'L', 'M', 5) AS sent \gset
+SELECT inventory.reverse(:sent, 'x') AS reversed \gset
+SELECT inventory.post('[{"type": "receive", "sku": "B", "location": "L", "quantity": 20}]') AS posted \gset
+SELECT inventory.set_on_hand('B', 'L', 19, 20) AS counted \gset
+SELECT inventory.reserve('B', 'L', 4, owner => 'h') AS first \gset
+SELECT inventory.reserve('B', 'L', 6, owner => 'h', request_id => 'hostile') AS held \gset
+SELECT inventory.extend(:held, '1 hour'::pg_catalog.interval) AS deadline \gset
+SELECT inventory.confirm(:held) AS lines \gset
+SELECT inventory.ship(:held, '[{"sku": "B", "quantity": 2}]') AS shipped \gset
+SELECT inventory.release(:held) AS released \gset
+SELECT inventory.release_owner('h') AS released \gset
+SELECT inventory.expire_due() AS expired \gset
+SELECT inventory.available('B') AS available, inventory.on_hand('B') AS on_hand \gset
+SELECT pg_catalog.count(*) AS found FROM inventory.verify() \gset
+SELECT pg_catalog.count(*) AS events FROM inventory.history('B', 'L') \gset
+SELECT v.on_hand AS seen FROM inventory.stock_level v WHERE v.sku OPERATOR(pg_catalog.=) 'B' \gset
+SELECT inventory.make_partitions('2090-01-01', 1) AS made \gset
+RESET search_path;
+RESET SESSION AUTHORIZATION;
+SELECT is_empty('SELECT * FROM hostile.trap', 'under a hostile search_path nothing of what was planted is used');
+SELECT is(ARRAY[:available, :on_hand, :seen, :events, :found, :made]::bigint[], ARRAY[17, 17, 17, 8, 0, 2]::bigint[], 'and every result is right');
+SELECT is_empty('SELECT * FROM pg_temp.event UNION ALL SELECT * FROM pg_temp.stock UNION ALL SELECT * FROM pg_temp.reservation UNION ALL SELECT * FROM pg_temp.sku', 'and nothing was written into temporary tables of the same names');
+SELECT is_empty('SELECT * FROM inventory.verify()', 'verify() finds no discrepancy');
+
+DROP OWNED BY inventory_pgtap_none, inventory_pgtap_reader, inventory_pgtap_operator, inventory_pgtap_manager;
+DROP ROLE inventory_pgtap_none, inventory_pgtap_reader, inventory_pgtap_operator, inventory_pgtap_manager;
+SELECT * FROM finish();
+\c :home
+DROP DATABASE :database;
