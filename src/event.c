@@ -269,7 +269,7 @@ event_raise_insufficient(const char *subject, int64 requested, int64 available,
 			(errcode(ERRCODE_IV_INSUFFICIENT_STOCK),
 			 errmsg("insufficient stock of %s: " INT64_FORMAT " requested, "
 					INT64_FORMAT " available", subject, requested, available),
-			 errdetail("On hand are " INT64_FORMAT ".", on_hand),
+			 errdetail("There are " INT64_FORMAT " on hand.", on_hand),
 			 errhint("Wait for a receipt or a release, or ask for less.")));
 }
 
