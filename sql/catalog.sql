@@ -134,24 +134,8 @@ CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inve
 -- The tree must stay a tree, and the tracking of a SKU must not change under
 -- stock items that were made with the old one.
 CREATE FUNCTION inventory.check_location_tree() RETURNS trigger
-	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	IF EXISTS (
-		WITH RECURSIVE above(location_id) AS (
-			SELECT NEW.parent_id
-			UNION
-			SELECT l.parent_id FROM inventory.location l JOIN above a ON l.location_id = a.location_id
-		)
-		SELECT FROM above a WHERE a.location_id = NEW.location_id)
-	THEN
-		RAISE EXCEPTION 'location "%" would lie inside itself', NEW.location
-			USING ERRCODE = 'check_violation',
-				HINT = 'The locations form a tree: choose a parent that is not inside this location.';
-	END IF;
-	RETURN NEW;
-END
-$$;
+	LANGUAGE c SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_check_location_tree';
 REVOKE ALL ON FUNCTION inventory.check_location_tree() FROM PUBLIC;
 COMMENT ON FUNCTION inventory.check_location_tree() IS 'Trigger: a location cannot lie inside itself.';
 CREATE TRIGGER check_location_tree BEFORE INSERT OR UPDATE OF parent_id ON inventory.location
@@ -159,20 +143,8 @@ CREATE TRIGGER check_location_tree BEFORE INSERT OR UPDATE OF parent_id ON inven
 	EXECUTE FUNCTION inventory.check_location_tree();
 
 CREATE FUNCTION inventory.check_sku_tracking() RETURNS trigger
-	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	IF (NEW.tracking <> 'none') <> (OLD.tracking <> 'none')
-		AND EXISTS (SELECT FROM inventory.stock k WHERE k.sku_id = NEW.sku_id)
-	THEN
-		RAISE EXCEPTION 'tracking of SKU "%" cannot change from % to % while it has stock items',
-				NEW.sku, OLD.tracking, NEW.tracking
-			USING ERRCODE = 'check_violation',
-				HINT = 'Create a new SKU and move the goods to it.';
-	END IF;
-	RETURN NEW;
-END
-$$;
+	LANGUAGE c SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_check_sku_tracking';
 REVOKE ALL ON FUNCTION inventory.check_sku_tracking() FROM PUBLIC;
 COMMENT ON FUNCTION inventory.check_sku_tracking() IS 'Trigger: tracking is fixed once a SKU has stock items.';
 CREATE TRIGGER check_sku_tracking BEFORE UPDATE OF tracking ON inventory.sku

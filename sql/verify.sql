@@ -34,6 +34,7 @@ COMMENT ON FUNCTION inventory.level_differs(bigint) IS
 
 CREATE FUNCTION inventory.verify() RETURNS SETOF inventory.discrepancy
 	LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	SET jit = off
 AS $$
 	WITH by_event AS MATERIALIZED (
 		SELECT v.stock_id, sum(v.on_hand_delta)::bigint AS on_hand,

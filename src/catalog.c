@@ -276,6 +276,7 @@ catalog_find_relations(void)
 	static bool registered = false;
 	Oid			schema = get_namespace_oid("inventory", true);
 	CatalogRelations *r = &relations;
+	Oid			former_event = r->event;
 
 	if (!registered)
 	{
@@ -297,6 +298,7 @@ catalog_find_relations(void)
 	r->request_key = relation_named("request_pkey", schema);
 	r->reservation = relation_named("reservation", schema);
 	r->reservation_due = relation_named("reservation_stock_id_expires_at_idx", schema);
+	r->reservation_owner = relation_named("reservation_owner_idx", schema);
 	r->reservation_sequence = relation_named("reservation_reservation_id_seq", schema);
 	r->event_types = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
 									 CStringGetDatum("event_type"),
@@ -305,6 +307,8 @@ catalog_find_relations(void)
 											CStringGetDatum("reservation_state"),
 											ObjectIdGetDatum(schema));
 	r->owner = relation_owner(r->event);
+	if (r->event != former_event)
+		local_changed++;		/* the extension was dropped and created again */
 	relations_valid = true;
 }
 
@@ -329,6 +333,7 @@ catalog_version(void)
 {
 	CatalogVersion version;
 
+	(void) catalog_relations();
 	version.changed = pg_atomic_read_u64(&shared->changed) + local_changed;
 	version.created = pg_atomic_read_u64(&shared->created) + local_created;
 	pg_read_barrier();
@@ -806,6 +811,21 @@ insert_stock(const Codes *codes, const StockItem *item, int64 stock_id)
 }
 
 /*
+ * Making the stock item has locked its SKU against a change of tracking: if
+ * one came before, the codes may not fit any more.
+ */
+static void
+check_codes_again(const Codes *codes)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	StockItem	item = {0};
+
+	find_sku(codes, snapshot, &item);
+	find_lot(codes, snapshot, &item);
+	UnregisterSnapshot(snapshot);
+}
+
+/*
  * Makes the stock item of the codes, unless another session does so first:
  * then waits for that one's end, at every isolation level.
  */
@@ -822,6 +842,7 @@ catalog_create_item(const Codes *codes, StockItem *item)
 			item->stock_id = stock_id;
 			transaction_created = true;
 			local_created++;
+			check_codes_again(codes);
 			return;
 		}
 	}

@@ -29,6 +29,7 @@ typedef struct CatalogRelations
 	Oid			request_key;
 	Oid			reservation;
 	Oid			reservation_due;
+	Oid			reservation_owner;
 	Oid			reservation_sequence;
 	Oid			event_types;
 	Oid			reservation_states;

@@ -15,6 +15,9 @@ typedef enum EngineLockClass
 	ENGINE_LOCK_WORK = 0x4956,	/* transactions that move a stock item: shared;
 								 * counting it: exclusive; until commit */
 	ENGINE_LOCK_LOAD,			/* computing one level; released at once */
+	ENGINE_LOCK_OWNER,			/* looking for an owner's holds and adding to
+								 * them; released at once */
+	ENGINE_LOCK_TREE,			/* changing the tree of locations; until commit */
 } EngineLockClass;
 
 /* Stock items share this many work locks, so that no transaction holds more. */

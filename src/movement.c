@@ -385,12 +385,12 @@ movement_execute(Call *call, Movement *movements, int count, bool returns_count)
 	movement_check_serials(sorted, count, needs);
 	for (int i = 0; i < need_count; i++)
 	{
-		if (need_is_met(&needs[i]))
-			continue;
-		/* Unless it was this very request that took the stock. */
-		if (request_find(&call->request, &call->result))
+		/* It may be short because this very request has taken the stock. */
+		if (!need_is_met(&needs[i]) &&
+			request_find(&call->request, &call->result))
 			return;
-		need_refuse(&needs[i]);
+		if (!need_is_met(&needs[i]))
+			need_refuse(&needs[i]);
 	}
 
 	for (int i = 0; i < count; i++)

@@ -12,13 +12,17 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_enum.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
+#include "common/hashfn.h"
 #include "common/int.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
+#include "utils/rel.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -27,6 +31,7 @@
 #include "error.h"
 #include "expiry.h"
 #include "lines.h"
+#include "lock.h"
 #include "query.h"
 
 /* Columns, as the install script has them. */
@@ -182,6 +187,38 @@ reservation_lock(int64 reservation_id, int *count)
 				(errcode(ERRCODE_IV_UNKNOWN_RESERVATION),
 				 errmsg("there is no reservation " INT64_FORMAT, reservation_id)));
 	return lines;
+}
+
+static uint64
+owner_lock_id(const text *owner)
+{
+	return hash_bytes_extended((const unsigned char *) VARDATA_ANY(owner),
+							   VARSIZE_ANY_EXHDR(owner), 0);
+}
+
+/*
+ * Makes what is done for an owner wait for another session that is reserving
+ * for the same one: for its search by a lock, which it releases when its new
+ * rows are there, and for the rows' transaction.
+ */
+static void
+owner_begin(const text *owner)
+{
+	Relation	relation;
+	ScanKeyData key;
+
+	engine_lock(ENGINE_LOCK_OWNER, owner_lock_id(owner), ExclusiveLock, true);
+	relation = table_open(catalog_relations()->reservation, AccessShareLock);
+	ScanKeyInit(&key, RESERVATION_OWNER, BTEqualStrategyNumber, F_TEXTEQ,
+				PointerGetDatum(owner));
+	row_wait_for_inserts(relation, catalog_relations()->reservation_owner, &key, 1);
+	table_close(relation, AccessShareLock);
+}
+
+static void
+owner_end(const text *owner)
+{
+	engine_unlock(ENGINE_LOCK_OWNER, owner_lock_id(owner), ExclusiveLock);
 }
 
 static ReservationLine *
@@ -426,6 +463,7 @@ wants_find_own(Wants *wants)
 	wants->own_count = 0;
 	if (wants->owner == NULL)
 		return;
+	owner_begin(wants->owner);
 	lines = owner_lock(wants->owner, &count);
 	for (int i = 0; i < count; i++)
 	{
@@ -793,16 +831,19 @@ wants_execute(Wants *wants, Call *call, FunctionCallInfo fcinfo)
 	wants_touch(wants);
 	wants_find_own(wants);
 
-	short_want = wants_find_short(wants, &quantity);
-	if (short_want)
+	/* It may be short because this very request has taken the stock. */
+	if (wants_find_short(wants, &quantity) &&
+		request_find(&call->request, &call->result))
+		;						/* a repetition */
+	else if ((short_want = wants_find_short(wants, &quantity)) != NULL)
+		wants_fail(wants, call, short_want, quantity);
+	else
 	{
-		/* Unless it was this very request that took the stock. */
-		if (!request_find(&call->request, &call->result))
-			wants_fail(wants, call, short_want, quantity);
-		return call_end(call, fcinfo);
+		wants_expire(wants);
+		wants_reserve(wants, call);
 	}
-	wants_expire(wants);
-	wants_reserve(wants, call);
+	if (wants->owner)
+		owner_end(wants->owner);
 	return call_end(call, fcinfo);
 }
 
@@ -1266,13 +1307,17 @@ inventory_release_owner(PG_FUNCTION_ARGS)
 	Call		call;
 	EventWriter writer;
 	ReservationLine *lines;
+	text	   *owner;
 	int			count;
 	int			releasing = 0;
 
 	if (call_begin(&call, fcinfo, OPERATION_RELEASE_OWNER, &layout))
 		return call_end(&call, fcinfo);
 	event_prepare();
-	lines = owner_lock(call_text(fcinfo, 0, "owner"), &count);
+	owner = call_text(fcinfo, 0, "owner");
+	owner_begin(owner);
+	lines = owner_lock(owner, &count);
+	owner_end(owner);
 	lines_touch(lines, count);
 	if (request_find(&call.request, &call.result))
 		return call_end(&call, fcinfo);

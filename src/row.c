@@ -17,6 +17,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
@@ -165,6 +166,20 @@ row_insert_unless_conflict(RowTarget *target, Oid index_id)
 	return !conflict;
 }
 
+/* systable_beginscan() writes into the keys that it is given. */
+#define ROW_MAX_KEYS 4
+
+static SysScanDesc
+row_begin_scan(Relation relation, Oid index_id, Snapshot snapshot,
+			   const ScanKeyData *keys, int nkeys)
+{
+	ScanKeyData copy[ROW_MAX_KEYS];
+
+	Assert(nkeys <= ROW_MAX_KEYS);
+	memcpy(copy, keys, nkeys * sizeof(ScanKeyData));
+	return systable_beginscan(relation, index_id, true, snapshot, nkeys, copy);
+}
+
 /* Looks once; *busy is the transaction to wait for, if any. */
 static HeapTuple
 row_look(Relation relation, Oid index_id, ScanKey keys, int nkeys,
@@ -176,7 +191,7 @@ row_look(Relation relation, Oid index_id, ScanKey keys, int nkeys,
 
 	*busy = InvalidTransactionId;
 	InitDirtySnapshot(dirty);
-	scan = systable_beginscan(relation, index_id, true, &dirty, nkeys, keys);
+	scan = row_begin_scan(relation, index_id, &dirty, keys, nkeys);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 	{
@@ -211,6 +226,42 @@ row_find_decided(Relation relation, Oid index_id, ScanKey keys, int nkeys)
 			XactLockTableWait(busy, relation, &tid, XLTW_InsertIndex);
 	}
 	return tuple;
+}
+
+/* A transaction other than ours that is inserting a row with the key, if any. */
+static TransactionId
+row_inserting(Relation relation, Oid index_id, ScanKey keys, int nkeys,
+			  ItemPointer tid)
+{
+	SnapshotData dirty;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	TransactionId xid = InvalidTransactionId;
+
+	InitDirtySnapshot(dirty);
+	scan = row_begin_scan(relation, index_id, &dirty, keys, nkeys);
+	while (!TransactionIdIsValid(xid) &&
+		   HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		xid = dirty.xmin;
+		*tid = tuple->t_self;
+	}
+	systable_endscan(scan);
+	return xid;
+}
+
+/*
+ * Waits until no other transaction is inserting a row with the key.
+ */
+void
+row_wait_for_inserts(Relation relation, Oid index_id, ScanKey keys, int nkeys)
+{
+	TransactionId xid;
+	ItemPointerData tid;
+
+	while (TransactionIdIsValid(xid = row_inserting(relation, index_id, keys,
+													nkeys, &tid)))
+		XactLockTableWait(xid, relation, &tid, XLTW_FetchUpdated);
 }
 
 void
