@@ -120,7 +120,6 @@ class Model:
                 own = min(moved[given], -delta)
                 moved[given] -= own
                 moved[taken] += -delta - own
-        tx.touched.add(('item', item))
 
     # Checks ----------------------------------------------------------------
 
@@ -182,7 +181,6 @@ class Model:
             raise Refused('IV012')
         self.move(tx, item, quantity - has, quantity - has, promise=False)
         tx.events[new] = {'legs': [(item, quantity - has)], 'reversed': False}
-        tx.touched.add(('count', item))
         return new
 
     def transfer(self, tx, new, item, to, quantity):
@@ -205,32 +203,24 @@ class Model:
         event['reversed'] = True
         tx.events[event_id] = event
         tx.events[new] = {'legs': [], 'reversed': True}
-        tx.touched.add(('event', event_id))
         return new
 
     def post(self, tx, new, movements):
-        """All or nothing, the demand of each stock item summed first."""
-        on_hand = defaultdict(int)
-        promised = set()
+        """All or nothing; each line finds what the earlier ones have left."""
         for kind, item, quantity in movements:
             self.check(kind, item, quantity if kind != 'adjust' else (1 if quantity else 0))
-            on_hand[item] += -quantity if kind == 'issue' else quantity
-            if kind == 'issue':
-                promised.add(item)
-        for item, delta in on_hand.items():
-            self.move(tx, item, delta, delta, promise=item in promised)
+        for kind, item, quantity in movements:
+            delta = -quantity if kind == 'issue' else quantity
+            self.move(tx, item, delta, delta, promise=kind == 'issue')
         return len(movements)
 
     # Reservations ----------------------------------------------------------
 
     def line_of(self, tx):
-        return {**self.lines, **tx.lines}
+        return {**self.lines, **(tx.lines if tx else {})}
 
     def change(self, tx, key, **values):
         tx.lines[key] = {**self.line_of(tx)[key], **values}
-        tx.touched.add(('reservation', key[0]))
-        if tx.lines[key]['owner'] is not None:
-            tx.touched.add(('owner', tx.lines[key]['owner']))
 
     def give_back(self, tx, key, quantity):
         line = self.line_of(tx)[key]
@@ -258,23 +248,20 @@ class Model:
             if trying:
                 return None
             raise Refused('IV001')
-        for number, (item, quantity) in enumerate(lines, 1):
+        for item, quantity in lines:
             quantity = max(0, min(quantity, left[item]))
             left[item] -= quantity
             if quantity:
                 self.move(tx, item, 0, -quantity)
-                made.append((number, item, quantity))
+                made.append((item, quantity))
         if not made:
             if trying:
                 return None
             raise Refused('IV001')
-        for number, item, quantity in made:
+        for number, (item, quantity) in enumerate(made, 1):
             tx.lines[new, number] = {
                 'item': item, 'quantity': quantity, 'shipped': 0, 'released': 0, 'state': 'held', 'owner': owner,
                 'expires': None if seconds is None else self.clock + datetime.timedelta(seconds=seconds)}
-        tx.touched.add(('reservation', new))
-        if owner is not None:
-            tx.touched.add(('owner', owner))
         return new
 
     def of_reservation(self, tx, reservation_id, states):
@@ -297,7 +284,6 @@ class Model:
         for key, line in lines.items():
             self.usable(line['item'])
             self.change(tx, key, state='committed', expires=None)
-            tx.touched.add(('item', line['item']))
         return len(lines)
 
     def parts(self, tx, reservation_id, states, parts):
@@ -309,6 +295,8 @@ class Model:
             line = lines.get((reservation_id, number))
             if quantity <= 0:
                 raise Refused('IV011')
+            if (reservation_id, number) not in self.line_of(tx):
+                raise Refused('IV015')
             if line is None or quantity > line['quantity'] - line['shipped'] - line['released']:
                 raise Refused('IV009')
             chosen.append(((reservation_id, number), quantity))
@@ -332,7 +320,7 @@ class Model:
 
     def extend(self, tx, new, reservation_id, seconds):
         if seconds is not None and seconds <= 0:
-            raise Refused('IV019')
+            raise Refused('IV019', 'IV007', 'IV008', 'IV009')
         deadline = None if seconds is None else self.clock + datetime.timedelta(seconds=seconds)
         for key in self.of_reservation(tx, reservation_id, ('held',)):
             self.change(tx, key, expires=deadline)
@@ -344,7 +332,6 @@ class Model:
         for key in mine:
             line = self.line_of(tx)[key]
             self.give_back(tx, key, line['quantity'] - line['shipped'] - line['released'])
-        tx.touched.add(('owner', owner))
         return len(mine)
 
     # Reading ---------------------------------------------------------------

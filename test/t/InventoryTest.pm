@@ -248,7 +248,11 @@ SELECT count(inventory.available(s.sku, l.location)) > -1
 FROM (SELECT DISTINCT sku_id, location_id FROM inventory.stock) k
 JOIN inventory.sku s USING (sku_id) JOIN inventory.location l USING (location_id);
 
-WITH booked AS (
+WITH RECURSIVE inside AS (
+	SELECT location_id AS top, location_id FROM inventory.location
+	UNION ALL
+	SELECT i.top, l.location_id FROM inside i JOIN inventory.location l ON l.parent_id = i.location_id
+), booked AS (
 	SELECT stock_id, sum(on_hand_delta) AS on_hand, sum(reserved_delta) AS reserved,
 		sum(committed_delta) AS committed
 	FROM inventory.event GROUP BY stock_id
@@ -259,20 +263,26 @@ WITH booked AS (
 		sum(quantity - shipped - released) FILTER (WHERE state = 'held' AND expires_at <= inventory.clock_time()) AS overdue
 	FROM inventory.reservation GROUP BY stock_id
 ), item AS (
-	SELECT k.stock_id, s.sku, l.location, k.condition, s.safety_stock,
+	SELECT k.stock_id, k.location_id, s.sku, s.safety_stock,
+		k.condition = 'good' AND s.active AND l.active AND coalesce(t.status = 'active', true)
+			AND coalesce(t.expires_on >= (inventory.clock_time() AT TIME ZONE 'UTC')::date, true) AS promisable,
 		coalesce(b.on_hand, 0) AS on_hand, coalesce(b.reserved, 0) AS reserved,
 		coalesce(b.committed, 0) AS committed, coalesce(p.held, 0) AS held,
 		coalesce(p.committed, 0) AS owed, coalesce(p.overdue, 0) AS overdue
 	FROM inventory.stock k
 	JOIN inventory.sku s USING (sku_id)
 	JOIN inventory.location l USING (location_id)
+	LEFT JOIN inventory.lot t ON t.lot_id = k.lot_id
 	LEFT JOIN booked b USING (stock_id)
 	LEFT JOIN promised p USING (stock_id)
 ), place AS (
 	SELECT sku, location, sum(on_hand) AS on_hand,
-		sum(CASE WHEN condition <> 'good' OR on_hand = 0 AND reserved - overdue = 0 AND committed = 0 THEN 0
+		sum(CASE WHEN NOT promisable OR on_hand = 0 AND reserved - overdue = 0 AND committed = 0 THEN 0
 			ELSE on_hand - reserved + overdue - committed - safety_stock END) AS available
-	FROM item GROUP BY sku, location
+	FROM item i
+	JOIN inside n USING (location_id)
+	JOIN inventory.location l ON l.location_id = n.top
+	GROUP BY sku, location
 )
 SELECT 'reservation lines', stock_id, reserved, held, committed, owed
 FROM item WHERE reserved <> held OR committed <> owed

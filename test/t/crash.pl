@@ -74,7 +74,6 @@ sub crash
 		"SELECT request_id FROM inventory.request WHERE request_id LIKE '$round/%'");
 	my @lost = grep { !$known{$_} } @acknowledged;
 	is("@lost[0 .. ($#lost > 9 ? 9 : $#lost)]", '', "$name: each of the " . @acknowledged . ' acknowledged calls is there');
-	my @next = ();
 	my %last;
 	for (@acknowledged) { my ($r, $client, $n) = split '/'; $last{$client} = $n; }
 	for my $client (1 .. $CLIENTS)
@@ -119,6 +118,8 @@ sub start_again
 	{
 		die 'the server does not start' if ++$tries > 300;
 		usleep(100_000);
+		# Forgets the process that the stale postmaster.pid names.
+		$node->kill9;
 	}
 }
 for my $n (1 .. 3)

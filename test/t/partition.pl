@@ -64,19 +64,37 @@ for my $level ('read committed', 'repeatable read', 'serializable')
 agrees($node, 'after the crossings');
 
 # Transactions that are open across midnight neither stop the others nor are
-# stopped by them.
+# stopped by them, although the first of them is making the months ahead.
+clock('2050-11-30 12:00Z');
+$node->safe_psql('postgres', "SELECT inventory.receive('a', 'L', 1)");
 clock('2050-12-31 23:59Z');
 my @open = map { session($node) } 1 .. 3;
-unlike(ask($_, "BEGIN; SELECT inventory.issue('a', 'L', 1)"), qr/[A-Z]/, 'a transaction begins before midnight') for @open[ 0, 1 ];
+unlike(ask($_, "SET lock_timeout = '60s'; BEGIN; SELECT inventory.issue('a', 'L', 1)"), qr/[A-Z]/, 'a transaction begins before midnight') for @open[ 0, 1 ];
+isnt($node->safe_psql('postgres', "SELECT count(*) FROM pg_locks WHERE relation = 'inventory.event'::regclass AND mode = 'ShareUpdateExclusiveLock'"),
+	'0', 'and is making a month ahead');
 ask($open[2], 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM inventory.event');
-clock('2052-01-01 00:01Z');
+clock('2051-01-01 00:01Z');
 my $run = run_clients($node, [ map { "SET lock_timeout = '60s'; SELECT inventory.issue('b', 'L', 1); SELECT inventory.reserve('b', 'L', 1);\n" } 1 .. $CLIENTS ]);
-only_codes($run, 'others cross into a new month while it is open');
+only_codes($run, 'others write in the new month while it is open');
 is(ask($open[0], "SELECT inventory.issue('a', 'L', 1) > 0; COMMIT"), 't', 'it goes on in its own month and commits');
 is(ask($open[1], 'ROLLBACK'), '', 'another one is rolled back');
-is(ask($open[2], "SELECT inventory.issue('b', 'L', 1) > 0; COMMIT"), 't', 'one with a snapshot from before the new month writes into it');
-is($node->safe_psql('postgres', "SELECT (SELECT count(*) FROM inventory.event_2050_12), (SELECT count(*) FROM inventory.event_2052_01) >= 2 * $CLIENTS"),
+is(ask($open[2], "SELECT inventory.issue('b', 'L', 1) > 0; COMMIT"), 't', 'one with a snapshot from before midnight writes into the new month');
+is($node->safe_psql('postgres', "SELECT (SELECT count(*) FROM inventory.event_2050_12), (SELECT count(*) FROM inventory.event_2051_01) = 2 * $CLIENTS + 1"),
 	'2|t', 'each event stands in the month of its transaction');
+is(months('2051-01-01'), '0', 'and the months ahead are made in the end');
+
+# When even the present month is missing, the others wait for who makes it.
+for my $end ('COMMIT', 'ROLLBACK')
+{
+	clock($end eq 'COMMIT' ? '2052-05-01 00:01Z' : '2053-05-01 00:01Z');
+	ask($open[0], "BEGIN; SELECT inventory.issue('a', 'L', 1)");
+	$run = start_clients($node, [ map { "SELECT inventory.issue('b', 'L', 1);\n" } 1 .. $CLIENTS ]);
+	$node->poll_query_until('postgres', "SELECT count(*) = $CLIENTS FROM pg_stat_activity WHERE application_name LIKE 'client_%' AND wait_event_type = 'Lock' AND query NOT LIKE '%advisory%'")
+	  or die;
+	ask($open[0], $end);
+	finish_clients($run);
+	only_codes($run, "others go on after the maker's $end");
+}
 $_->quit for @open;
 
 # Rolled back with the transaction that made it.

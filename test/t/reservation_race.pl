@@ -55,8 +55,6 @@ for my $player (0 .. $#players)
 	push @scripts, $sql;
 }
 my $run = start_clients($node, \@scripts);
-my ($drawn, $mistimed) = (0, 0);
-my %ended;
 for my $n (1 .. $ROUNDS)
 {
 	ask($driver, "SELECT inventory.set_test_clock(timestamptz '2030-01-01 00:00Z' + interval '1 hour' * $n)");
@@ -116,8 +114,9 @@ FROM race JOIN inventory.reservation r ON reservation_id = id JOIN inventory.sto
 }
 note join ' ', map { "$_: $outcome{$_}" } sort keys %outcome;
 is(join("\n", @illegal), '', 'in every round exactly one wins');
-is($outcome{closed} + $outcome{committed} + $outcome{released} + $outcome{expired} + $outcome{held}, $ROUNDS, 'every round has an outcome')
-  if 5 == grep { defined } @outcome{qw(closed committed released expired held)};
+my $decided = 0;
+$decided += $_ for values %outcome;
+is($decided, $ROUNDS, 'every round has an outcome');
 cmp_ok(scalar(grep { ($_ // 0) > 0 } @outcome{qw(closed committed released expired held)}), '>=', 3,
 	'different sessions win in different rounds');
 

@@ -46,7 +46,7 @@ FROM pg_stat_activity WHERE application_name LIKE 'client_%' AND wait_event_type
 sub answers
 {
 	my ($run) = @_;
-	return join ' ', sort { $a <=> $b } map { /(\S+)\s*$/ ? $1 : () } @{ $run->{out} };
+	return join ' ', sort map { /(\S+)\s*$/ ? $1 : () } @{ $run->{out} };
 }
 
 $node->restart;
