@@ -37,7 +37,7 @@ SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'in
 	ARRAY['available_of', 'grant_access', 'event_applied'], 'every function is SECURITY DEFINER, but the definition of available, grant_access() and the trigger in C that moves the levels');
 SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace
 		AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)$$,
-	ARRAY['available_of', 'event_applied'], 'every function has its search_path pinned, but the definition of available, which names are bound in, and the trigger in C that looks no name up');
+	ARRAY['available_of', 'event_applied', 'available', 'on_hand'], 'every function has its search_path pinned, but the definition of available, which names are bound in, and those in C that look no name up');
 SELECT is((SELECT p.prosqlbody IS NOT NULL FROM pg_proc p WHERE p.oid = 'inventory.available_of(bigint, bigint, bigint, bigint, boolean)'::regprocedure), true, 'its body was bound when it was created');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND p.proname IN
 		('receive', 'issue', 'adjust', 'set_on_hand', 'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship', 'release', 'extend', 'release_owner', 'expire_due')

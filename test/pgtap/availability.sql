@@ -14,6 +14,8 @@ SET client_min_messages = warning;
 SET timezone = 'UTC';
 CREATE EXTENSION pgtap;
 CREATE EXTENSION inventory;
+-- The comparison is one large query; compiling it takes longer than running it.
+SET jit = off;
 DO $$ BEGIN PERFORM inventory.set_test_clock('2031-04-10 23:00:00+00'); END $$;
 SELECT no_plan();
 
