@@ -81,7 +81,7 @@ class Run:
         self.admin = Session('admin')
         self.sessions = [Session('session %d' % n) for n in range(SESSIONS)]
         self.requests = {}
-        self.log = collections.deque(maxlen=40)
+        self.log = collections.deque(maxlen=400)
         self.number = 0
         self.set_up()
 
@@ -190,6 +190,10 @@ class Run:
         ids = sorted({key[0] for key in m.line_of(tx)})
         owner = r.choice((None, None, 'cart 1', 'cart 2', 'cart 3'))
         reservation_id = r.choice(ids[-12:]) if ids and r.random() > .03 else 10 ** 9
+
+        def likely(*states):
+            alive = sorted({k[0] for k, l in m.line_of(tx).items() if l['state'] in states and m.alive(l)})
+            return r.choice(alive) if alive and r.random() < .75 else reservation_id
         seconds = r.choice((60, 600, 600, 3600, None)) if r.random() > .02 else r.choice((0, -5))
         name = r.choice(['receive', 'issue', 'issue', 'adjust', 'set_on_hand', 'transfer', 'reverse', 'post', 'post array']
                         + ['reserve'] * 9 + ['confirm'] * 4 + ['ship'] * 3 + ['release'] * 3
@@ -220,8 +224,9 @@ class Run:
             a = dict(lines=lines, seconds=seconds, owner=owner, trying=r.random() < .4, single=single,
                      mode='all' if single else r.choice(('all', 'partial')))
         elif name == 'confirm':
-            a = dict(reservation_id=reservation_id)
+            a = dict(reservation_id=likely('held'))
         elif name in ('ship', 'release'):
+            reservation_id = likely('committed') if name == 'ship' else likely('held', 'committed')
             lines = [(k[1], l['quantity'] - l['shipped'] - l['released']) for k, l in m.line_of(tx).items() if k[0] == reservation_id]
             parts = None
             if lines and r.random() < .5:
@@ -229,7 +234,7 @@ class Run:
                          for n, left in r.sample(lines, r.randint(1, len(lines)))]
             a = dict(reservation_id=reservation_id, parts=parts)
         elif name == 'extend':
-            a = dict(reservation_id=reservation_id, seconds=seconds)
+            a = dict(reservation_id=likely('held'), seconds=seconds)
         elif name == 'release_owner':
             a = dict(owner=owner or 'cart 1')
         else:
@@ -292,9 +297,9 @@ class Run:
         if a.get('owner') is not None:
             alone.add(('owner', a['owner']))
             for key, line in lines.items():
-                if line['owner'] == a['owner'] and line['state'] == 'held':
+                if line['owner'] == a['owner']:
                     alone.add(('reservation', key[0]))
-                    items.append(line['item'])
+                    items += [line['item']] if line['state'] == 'held' else []
         if a.get('request_id') is not None:
             alone.add(('request', a['request_id']))
         for key, line in lines.items():
@@ -333,8 +338,7 @@ class Run:
         locks = set.union(*self.needs(session, name, a))
         # Two transactions that wait for each other would be a deadlock of the
         # test's own making: only who has nothing yet waits.
-        # And who acts for the same owner at the same time is left alone.
-        if in_way and (session in m.open or any(('owner', a.get('owner')) in m.open[s].touched for s in in_way)):
+        if in_way and session in m.open:
             return
         tx = m.open.get(session)
         implicit = tx is None
