@@ -478,7 +478,11 @@ inventory_event_append_only(PG_FUNCTION_ARGS)
 
 /* ---- Loading a level from the events ---- */
 
-/* What the tables say; false if there is no such stock item. */
+/*
+ * What the tables say; false if there is no such stock item.  Without this
+ * transaction's own rows: it has not touched the item yet, so their triggers
+ * are still to come.
+ */
 static bool
 event_read_level(int64 stock_id, LevelBase *base)
 {
@@ -489,7 +493,8 @@ event_read_level(int64 stock_id, LevelBase *base)
 		" CROSS JOIN LATERAL (SELECT coalesce(sum(v.on_hand_delta), 0)::bigint AS on_hand,"
 		" coalesce(sum(v.reserved_delta), 0)::bigint AS reserved,"
 		" coalesce(sum(v.committed_delta), 0)::bigint AS committed"
-		" FROM inventory.event v WHERE v.stock_id = k.stock_id) e"
+		" FROM inventory.event v WHERE v.stock_id = k.stock_id"
+		" AND v.xid IS DISTINCT FROM pg_current_xact_id_if_assigned()) e"
 		" WHERE k.stock_id = $1",
 		1, {INT8OID}
 	};
