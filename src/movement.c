@@ -891,7 +891,7 @@ reverse_check(const Movement *movement)
 	static Statement statement = {
 		"SELECT v.event_id FROM inventory.event v"
 		" WHERE v.stock_id = $1 AND v.type = 'reverse' AND v.reverses = $2"
-		" AND v.xid >= (SELECT o.xid FROM inventory.event o WHERE o.event_id = $2)",
+		" AND v.event_id > $2",
 		2, {INT8OID, INT8OID}
 	};
 	Datum		values[2];
