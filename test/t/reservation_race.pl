@@ -120,6 +120,32 @@ is($decided, $ROUNDS, 'every round has an outcome');
 cmp_ok(scalar(grep { ($_ // 0) > 0 } @outcome{qw(closed committed released expired held)}), '>=', 3,
 	'different sessions win in different rounds');
 
+# Many sessions act for one owner: the last one replaces what the others hold.
+add_skus($node, 1000, 'cart-a', 'cart-b');
+for my $level ('read committed', 'repeatable read', 'serializable')
+{
+	$run = run_clients($node, [ map {
+		my $q = $_;
+		"SET default_transaction_isolation = '$level';\n" . join('', map {
+			one_of("SELECT inventory.reserve('cart-a', 'L', $q, owner => 'cart $level')",
+				"SELECT inventory.reserve('[{\"sku\":\"cart-b\",\"location\":\"L\",\"quantity\":$q},{\"sku\":\"cart-a\",\"location\":\"L\",\"quantity\":$q}]'::jsonb, owner => 'cart $level')",
+				"SELECT inventory.release_owner('cart $level')") . ";\n"
+		} 1 .. 20) . "SELECT inventory.reserve('[{\"sku\":\"cart-a\",\"location\":\"L\",\"quantity\":$q},{\"sku\":\"cart-b\",\"location\":\"L\",\"quantity\":$q}]'::jsonb, owner => 'cart $level');\n"
+	} 1 .. 16 ]);
+	only_codes($run, "$level: sessions that act for one owner meet at most a conflict", $level eq 'read committed' ? () : '40001');
+	my $held = $node->safe_psql('postgres', "SELECT sku, count(*), sum(remaining) BETWEEN 1 AND 16 FROM inventory.open_reservation WHERE owner = 'cart $level' GROUP BY sku ORDER BY sku");
+	if ($level eq 'read committed')
+	{
+		is($held, "cart-a|1|t\ncart-b|1|t", "$level: in the end one hold of each SKU stands");
+	}
+	else
+	{
+		# Who ends last may meet a conflict instead of reserving.
+		unlike($held, qr/\|(?:[02-9]|\d\d)\|/, "$level: no SKU is held twice");
+	}
+	agrees($node, "many sessions for one owner, $level");
+}
+
 # The deadline passes while a confirmation, a release or an extension is not
 # committed yet: nobody gets the goods until it is clear whose they are.
 my $t = 0;
