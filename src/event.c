@@ -82,6 +82,8 @@ static Oid	type_oids_of = InvalidOid;
 /* True while the rows being inserted are the engine's. */
 static bool engine_writing = false;
 
+static void event_check_table(TupleDesc descriptor);
+
 PG_FUNCTION_INFO_V1(inventory_event_applied);
 PG_FUNCTION_INFO_V1(inventory_event_append_only);
 PG_FUNCTION_INFO_V1(inventory_level_differs);
@@ -151,9 +153,7 @@ event_writer_begin(EventWriter *writer)
 	writer->inserter = row_begin();
 	writer->target = row_open(writer->inserter,
 							  partition_for(clock_transaction_time()));
-	if (RelationGetDescr(writer->target->relation)->natts != EVENT_COLUMNS)
-		elog(ERROR, "unexpected columns in table \"%s\"",
-			 RelationGetRelationName(writer->target->relation));
+	event_check_table(RelationGetDescr(writer->target->relation));
 	writer->actor = cstring_to_text(GetUserNameFromId(GetOuterUserId(), false));
 }
 
@@ -397,6 +397,18 @@ event_check_foreign(EventType type, int64 on_hand_delta, int64 reserved_delta,
 			 errhint("Use the function of that name.")));
 }
 
+/* The trigger is of no use on a table of another shape. */
+static void
+event_check_table(TupleDesc descriptor)
+{
+	if (descriptor->natts != EVENT_COLUMNS ||
+		TupleDescAttr(descriptor, EVENT_RECORDED_AT - 1)->atttypid != TIMESTAMPTZOID ||
+		TupleDescAttr(descriptor, EVENT_XID - 1)->atttypid != XID8OID)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("%s can be used on the event table only", "event_applied")));
+}
+
 static void
 event_check_transaction(TupleTableSlot *slot)
 {
@@ -442,6 +454,7 @@ inventory_event_applied(PG_FUNCTION_ARGS)
 						"event_applied")));
 
 	slot = trigdata->tg_trigslot;
+	event_check_table(RelationGetDescr(trigdata->tg_relation));
 	stock_id = slot_int64(slot, EVENT_STOCK_ID);
 	type = event_type_from_oid(DatumGetObjectId(slot_getattr(slot, EVENT_TYPE, &isnull)));
 	on_hand_delta = slot_int64(slot, EVENT_ON_HAND_DELTA);
