@@ -22,8 +22,9 @@ class Transaction:
         # Per stock item: given and taken on hand, given and taken available.
         self.moved = defaultdict(lambda: [0, 0, 0, 0])
         self.lines, self.requests, self.events = {}, {}, {}
-        self.touched = set()
         self.savepoints = []
+        # For who uses the model: what it has locked, and what it cannot see.
+        self.touched, self.old_snapshot = set(), False
 
     def state(self):
         return copy.deepcopy((self.moved, self.lines, self.requests, self.events, self.touched))
@@ -38,6 +39,7 @@ class Model:
         self.skus, self.locations, self.lots = {}, {}, {}
         self.on_hand, self.known = defaultdict(int), set()
         self.lines, self.requests, self.events = {}, {}, {}
+        self.promises = defaultdict(set)
         self.open = {}
 
     # Transactions ----------------------------------------------------------
@@ -52,6 +54,9 @@ class Model:
             self.on_hand[item] += given - taken
         for mine, all_ in ((tx.lines, self.lines), (tx.requests, self.requests), (tx.events, self.events)):
             all_.update(mine)
+        for key, line in tx.lines.items():
+            promising = line['state'] in ('held', 'committed')
+            (self.promises[line['item']].add if promising else self.promises[line['item']].discard)(key)
 
     def rollback(self, session):
         self.open.pop(session, None)
@@ -80,10 +85,10 @@ class Model:
     def shared(self, item):
         """On hand and available (before safety stock) as everybody sees them."""
         on_hand = available = self.on_hand[item]
-        for key, line in self.lines.items():
+        for key in self.promises[item]:
+            line = self.lines[key]
             # Whoever has changed a line and not committed yet decides about it.
-            undecided = any(key in tx.lines for tx in self.open.values()) and line['state'] in ('held', 'committed')
-            if line['item'] == item and (self.alive(line) or undecided):
+            if self.alive(line) or any(key in tx.lines for tx in self.open.values()):
                 available -= line['quantity'] - line['shipped'] - line['released']
         for tx in self.open.values():
             if item in tx.moved:
@@ -304,12 +309,19 @@ class Model:
 
     def ship(self, tx, new, reservation_id, parts):
         chosen = self.parts(tx, reservation_id, ('committed',), parts)
+        wrong = set()
         for key, quantity in chosen:
             line = self.line_of(tx)[key]
-            self.usable(line['item'])
-            self.move(tx, line['item'], -quantity, 0)
+            try:
+                self.usable(line['item'])
+                self.move(tx, line['item'], -quantity, 0)
+            except Refused as refused:
+                wrong |= refused.codes
+                continue
             done = line['shipped'] + line['released'] + quantity == line['quantity']
             self.change(tx, key, shipped=line['shipped'] + quantity, state='closed' if done else 'committed')
+        if wrong:
+            raise Refused(*wrong)
         return len(chosen)
 
     def release(self, tx, new, reservation_id, parts):
