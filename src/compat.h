@@ -12,6 +12,11 @@
 #error "inventory needs PostgreSQL 15 or later"
 #endif
 
+/* The keyword came with version 18, in front of the declaration. */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 #if PG_VERSION_NUM >= 160000
 #define compat_insert_index_tuples(rri, slot, estate, no_dup, conflict, arbiters) \
 	ExecInsertIndexTuples(rri, slot, estate, false, no_dup, conflict, arbiters, false)

@@ -11,6 +11,7 @@
 #include "datatype/timestamp.h"
 #include "utils/jsonb.h"
 
+#include "compat.h"
 #include "level.h"
 #include "row.h"
 
@@ -77,8 +78,9 @@ extern void event_write(EventWriter *writer, const Event *event);
 extern void event_write_many(EventWriter *writer, const Event *events, int count);
 extern void event_writer_end(EventWriter *writer);
 
-extern void event_raise_insufficient(const char *subject, int64 requested,
-									 int64 available, int64 on_hand)
-			pg_attribute_noreturn();
+pg_noreturn extern void event_raise_insufficient(const char *subject,
+												 int64 requested,
+												 int64 available,
+												 int64 on_hand);
 
 #endif							/* INVENTORY_EVENT_H */

@@ -11,6 +11,7 @@
 #include "utils/jsonb.h"
 
 #include "catalog.h"
+#include "compat.h"
 #include "event.h"
 
 typedef enum LineField
@@ -48,7 +49,6 @@ typedef struct Line
 
 extern Line *lines_parse(Jsonb *json, int allowed, int *count);
 extern void line_require(const Line *line, LineField field);
-extern void line_error(int number, const char *message)
-			pg_attribute_noreturn();
+pg_noreturn extern void line_error(int number, const char *message);
 
 #endif							/* INVENTORY_LINES_H */
