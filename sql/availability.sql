@@ -117,7 +117,7 @@ COMMENT ON COLUMN inventory.open_reservation.created_at IS 'When it was made.';
 -- itself where it runs SQL.
 CREATE FUNCTION inventory.available(sku text, location text DEFAULT NULL, lot text DEFAULT NULL)
 	RETURNS bigint
-	LANGUAGE c VOLATILE PARALLEL RESTRICTED SECURITY DEFINER
+	LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 	AS 'MODULE_PATHNAME', 'inventory_available';
 REVOKE ALL ON FUNCTION inventory.available(text, text, text) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.available(text, text, text) IS
@@ -125,7 +125,7 @@ COMMENT ON FUNCTION inventory.available(text, text, text) IS
 
 CREATE FUNCTION inventory.on_hand(sku text, location text DEFAULT NULL, lot text DEFAULT NULL)
 	RETURNS bigint
-	LANGUAGE c VOLATILE PARALLEL RESTRICTED SECURITY DEFINER
+	LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 	AS 'MODULE_PATHNAME', 'inventory_on_hand';
 REVOKE ALL ON FUNCTION inventory.on_hand(text, text, text) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.on_hand(text, text, text) IS

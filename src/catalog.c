@@ -162,10 +162,11 @@ catalog_shmem_init(void)
 static void
 catalog_forget_own(void)
 {
-	if (transaction_changed)
-		local_changed++;
-	if (transaction_created)
-		local_created++;
+	if (!transaction_changed && !transaction_created)
+		return;
+	/* What was looked up meanwhile may be what has just been undone. */
+	local_changed++;
+	local_created++;
 }
 
 static void

@@ -810,78 +810,58 @@ level_atomic(LevelSlot *slot, LevelCounter counter)
 	return counter == LEVEL_ON_HAND ? &slot->on_hand : &slot->available;
 }
 
-/*
- * Takes from the shared counter down to the floor: all of the quantity, or as
- * much as there is down to the minimum.  Returns what was taken, or -1.
- */
 static int64
-level_take_shared(LevelSlot *slot, LevelCounter counter, int64 quantity,
-				  int64 minimum, int64 floor)
+saturating_add(int64 a, int64 b)
 {
-	pg_atomic_uint64 *atomic = level_atomic(slot, counter);
-	uint64		current = pg_atomic_read_u64(atomic);
+	int64		sum;
 
-	for (;;)
-	{
-		int64		rest;
-		int64		take = quantity;
+	if (pg_add_s64_overflow(a, b, &sum))
+		return b < 0 ? PG_INT64_MIN : PG_INT64_MAX;
+	return sum;
+}
 
-		if (pg_sub_s64_overflow((int64) current, quantity, &rest) ||
-			rest < floor)
-		{
-			if (pg_sub_s64_overflow((int64) current, floor, &take))
-				return -1;
-			if (take < minimum)
-				return -1;
-		}
-		if (pg_atomic_compare_exchange_u64(atomic, &current,
-										   (uint64) ((int64) current - take)))
-			return take;
-	}
+static int64
+saturating_subtract(int64 a, int64 b)
+{
+	int64		difference;
+
+	if (pg_sub_s64_overflow(a, b, &difference))
+		return b > 0 ? PG_INT64_MIN : PG_INT64_MAX;
+	return difference;
 }
 
 /*
  * Turns up to the quantity, at least the minimum, into granted: first our own
- * credit, then what is shared.  What is left, ours and shared, is not under
- * the floor.  Returns what was granted, or -1.
+ * credit, then what is shared.  What is left, ours and shared together, is not
+ * under the floor; where the shared counter is under it, our credit must make
+ * up for that first.  Returns what was granted, or -1.
  */
 static int64
 level_grant(LevelTouch *touch, LevelCounter counter, int64 quantity,
 			int64 minimum, int64 floor)
 {
 	LevelShare *share = &touch->state.shares[counter];
-	int64		own = Min(share->credit, quantity);
-	int64		left = share->credit - own;
-	int64		taken = 0;
+	pg_atomic_uint64 *atomic = level_atomic(touch->slot, counter);
+	uint64		current = pg_atomic_read_u64(atomic);
+	int64		granted;
+	int64		taken;
 
-	if (quantity > own)
+	touch_change(touch);		/* may allocate: before anything is taken */
+	do
 	{
-		taken = level_take_shared(touch->slot, counter, quantity - own,
-								  Max(minimum - own, 0), floor);
-		if (taken < 0)
+		int64		room = saturating_subtract((int64) current, floor);
+
+		granted = Min(quantity, saturating_add(room, share->credit));
+		if (granted < Max(minimum, 1))
 			return -1;
-	}
-	else
-	{
-		int64		rest = (int64) pg_atomic_read_u64(level_atomic(touch->slot, counter));
-
-		/* Only our credit: it must not be what lifts the rest to the floor. */
-		if (pg_add_s64_overflow(rest, left, &rest))
-			rest = PG_INT64_MAX;
-		if (rest < floor)
-		{
-			int64		lacking = floor - rest;
-
-			if (lacking > own || own - lacking < Max(minimum, 1))
-				return -1;
-			own -= lacking;
-		}
-	}
-	touch_change(touch);
-	share->credit -= own;
+		taken = granted - Min(share->credit, granted);
+	} while (taken > 0 &&
+			 !pg_atomic_compare_exchange_u64(atomic, &current,
+											 (uint64) ((int64) current - taken)));
+	share->credit -= granted - taken;
 	share->taken += taken;
-	share->granted += own + taken;
-	return own + taken;
+	share->granted += granted;
+	return granted;
 }
 
 /*

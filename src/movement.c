@@ -848,10 +848,11 @@ reverse_find(int64 event_id, Movement *movements)
 		" WHERE p.xid = v.xid AND p.event_id > v.event_id)"
 		" OR v.type = 'transfer_in' AND o.event_id = (SELECT max(p.event_id) FROM inventory.event p"
 		" WHERE p.xid = v.xid AND p.event_id < v.event_id))) o ON true"
-		" WHERE v.event_id = $1 ORDER BY o.event_id <> v.event_id",
+		" WHERE v.event_id = $1 ORDER BY o.event_id <> v.event_id LIMIT 3",
 		1, {INT8OID}
 	};
 	Datum		values[1];
+	bool		transfer;
 	int			count;
 
 	values[0] = Int64GetDatum(event_id);
@@ -861,18 +862,24 @@ reverse_find(int64 event_id, Movement *movements)
 		ereport(ERROR,
 				(errcode(ERRCODE_IV_UNKNOWN_EVENT),
 				 errmsg("there is no event " INT64_FORMAT, event_id)));
-	if (strcmp(query_text(0, 5), "transfer_out") == 0 ||
-		strcmp(query_text(0, 5), "transfer_in") == 0)
-		Assert(count == 2);
-	else if (strcmp(query_text(0, 5), "receive") != 0 &&
-			 strcmp(query_text(0, 5), "issue") != 0 &&
-			 strcmp(query_text(0, 5), "adjust") != 0 &&
-			 strcmp(query_text(0, 5), "count") != 0)
+	transfer = strcmp(query_text(0, 5), "transfer_out") == 0 ||
+		strcmp(query_text(0, 5), "transfer_in") == 0;
+	if (!transfer && strcmp(query_text(0, 5), "receive") != 0 &&
+		strcmp(query_text(0, 5), "issue") != 0 &&
+		strcmp(query_text(0, 5), "adjust") != 0 &&
+		strcmp(query_text(0, 5), "count") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_IV_NOT_REVERSIBLE),
 				 errmsg("event " INT64_FORMAT " of type %s cannot be reversed",
 						event_id, query_text(0, 5)),
 				 errhint("Only movements can; give back a reservation by release().")));
+	/* Whoever inserts events directly can give a number twice. */
+	if (count != (transfer ? 2 : 1))
+		ereport(ERROR,
+				(errcode(ERRCODE_IV_NOT_REVERSIBLE),
+				 errmsg("the number " INT64_FORMAT " does not stand for one event",
+						event_id),
+				 errhint("verify() lists event numbers that stand more than once.")));
 	for (int i = 0; i < count; i++)
 	{
 		movements[i].type = EVENT_REVERSE;
@@ -924,7 +931,10 @@ inventory_reverse(PG_FUNCTION_ARGS)
 	(void) call_text(fcinfo, 1, "reason");
 	count = reverse_find(call_int64(fcinfo, 0, "event_id"), movements);
 	for (int i = 0; i < count; i++)
+	{
+		(void) catalog_item_by_id(movements[i].item.stock_id, &movements[i].item);
 		movements[i].note = &call.note;
+	}
 	event_prepare();
 	sorted = movement_sort(movements, count);
 	(void) movement_touch(sorted, count);

@@ -409,7 +409,8 @@ wants_create_items(Wants *wants)
 	{
 		Want	   *want = &wants->wants[i];
 
-		if (want->item.stock_id == 0 && want->item.floor <= -want->quantity)
+		if (want->item.stock_id == 0 &&
+			want->item.floor <= (wants->partial ? -1 : -want->quantity))
 			catalog_create_item(&want->codes, &want->item);
 	}
 }
@@ -584,6 +585,7 @@ wants_release_own(Wants *wants, const EventNote *note)
 	for (int i = 0; i < wants->own_count; i++)
 		line_release(&writer, &wants->own[i], note);
 	event_writer_end(&writer);
+	wants->own_count = 0;
 }
 
 /* Takes what is wanted; the line that could not have it, or NULL. */
@@ -765,6 +767,7 @@ wants_reserve(Wants *wants, Call *call)
 	Want	   *short_want;
 	int64		quantity;
 	bool		recorded;
+	bool		had_own = wants->own_count > 0;
 
 	call->result.value = nextval_internal(catalog_relations()->reservation_sequence,
 										  false);
@@ -781,7 +784,7 @@ wants_reserve(Wants *wants, Call *call)
 	if (recorded && short_want)
 	{
 		/* Somebody was faster than the look before. */
-		if (wants->own_count > 0)
+		if (had_own)
 			want_refuse(wants, short_want, quantity);
 		wants_give_back(wants);
 		wants_fail(wants, call, short_want, quantity);
