@@ -23,6 +23,7 @@
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/rel.h"
+#include "utils/resowner.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -760,36 +761,70 @@ wants_fail(const Wants *wants, Call *call, const Want *want, int64 quantity)
 	call->result.isnull = true;
 }
 
-static void
-wants_reserve(Wants *wants, Call *call)
+/* Records the request, then takes and writes: the line that was short, or NULL. */
+static Want *
+wants_book(Wants *wants, Call *call, int64 *quantity)
 {
 	EventWriter writer;
-	Want	   *short_want;
-	int64		quantity;
-	bool		recorded;
-	bool		had_own = wants->own_count > 0;
+	Want	   *short_want = NULL;
 
-	call->result.value = nextval_internal(catalog_relations()->reservation_sequence,
-										  false);
 	event_writer_begin(&writer);
-	recorded = request_record(&call->request, writer.inserter, &call->result);
-	if (recorded)
+	if (request_record(&call->request, writer.inserter, &call->result))
 	{
 		wants_release_own(wants, &call->note);
-		short_want = wants_take(wants, &quantity);
+		short_want = wants_take(wants, quantity);
 		if (short_want == NULL)
 			wants_write(wants, &writer, call->result.value, &call->note);
 	}
 	event_writer_end(&writer);
-	if (recorded && short_want)
+	return short_want;
+}
+
+/*
+ * The same in a subtransaction, which gives the owner his holds back when the
+ * new ones cannot be had.
+ */
+static Want *
+wants_book_or_undo(Wants *wants, Call *call, int64 *quantity)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	Want	   *short_want;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	short_want = wants_book(wants, call, quantity);
+	if (short_want)
+		RollbackAndReleaseCurrentSubTransaction();
+	else
+		ReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return short_want;
+}
+
+/* Somebody may still be faster than the look before. */
+static void
+wants_reserve(Wants *wants, Call *call)
+{
+	Want	   *short_want;
+	int64		quantity;
+
+	call->result.value = nextval_internal(catalog_relations()->reservation_sequence,
+										  false);
+	if (wants->try && wants->own_count > 0)
+		short_want = wants_book_or_undo(wants, call, &quantity);
+	else
 	{
-		/* Somebody was faster than the look before. */
-		if (had_own)
-			want_refuse(wants, short_want, quantity);
-		wants_give_back(wants);
-		wants_fail(wants, call, short_want, quantity);
-		request_forget(&call->request);
+		short_want = wants_book(wants, call, &quantity);
+		if (short_want && wants->try)
+		{
+			wants_give_back(wants);
+			request_forget(&call->request);
+		}
 	}
+	if (short_want)
+		wants_fail(wants, call, short_want, quantity);
 }
 
 /*

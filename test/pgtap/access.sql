@@ -33,7 +33,7 @@ SELECT ok(NOT has_schema_privilege('public', 'inventory', 'USAGE') AND NOT has_s
 -- How functions run
 
 SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND NOT p.prosecdef$$,
-	ARRAY['available_of', 'grant_access', 'event_applied'], 'every function is SECURITY DEFINER, but the definition of available, grant_access() and the trigger in C that moves the levels');
+	ARRAY['available_of', 'grant_access', 'event_applied', 'available', 'on_hand'], 'every function is SECURITY DEFINER, but the definition of available, grant_access(), and those in C that act as the owner only where they run SQL');
 SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace
 		AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)$$,
 	ARRAY['available_of', 'event_applied', 'available', 'on_hand'], 'every function has its search_path pinned, but the definition of available, which names are bound in, and those in C that look no name up');
