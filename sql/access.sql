@@ -26,12 +26,14 @@ BEGIN
 		SELECT p.oid FROM pg_proc p
 		JOIN pg_namespace n ON n.oid = p.pronamespace
 		WHERE n.nspname = 'inventory' AND (
-			p.proname = ANY (ARRAY['available', 'on_hand', 'history', 'available_of', 'version',
+			p.proname = ANY (ARRAY['available', 'on_hand', 'history', 'stock_at', 'position',
+				'item_at', 'stock_items', 'available_of', 'tail_on_hand',
+				'tail_reserved', 'tail_committed', 'tail_event_count', 'version',
 				'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'levels'])
 			OR rank >= 2 AND p.proname = ANY (ARRAY['receive', 'issue', 'adjust', 'set_on_hand',
 				'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship',
 				'release', 'extend', 'release_owner', 'expire_due'])
-			OR rank >= 3 AND p.proname = ANY (ARRAY['verify', 'level_differs', 'stat_reset',
+			OR rank >= 3 AND p.proname = ANY (ARRAY['verify', 'level_differs', 'stat_reset', 'project', 'tick_hash',
 				'make_partition', 'make_partitions']))
 	LOOP
 		EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', signature, role);

@@ -19,35 +19,46 @@ REVOKE ALL ON FUNCTION inventory.available_of(bigint, bigint, bigint, bigint, bo
 COMMENT ON FUNCTION inventory.available_of(bigint, bigint, bigint, bigint, boolean) IS
 'The definition of available, in base units.';
 
+-- What is beyond the stock row of a stock item, for the views below.
+CREATE FUNCTION inventory.tail_on_hand(stock_id bigint) RETURNS bigint
+	LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10
+	AS 'MODULE_PATHNAME', 'inventory_tail_on_hand';
+CREATE FUNCTION inventory.tail_reserved(stock_id bigint) RETURNS bigint
+	LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10
+	AS 'MODULE_PATHNAME', 'inventory_tail_reserved';
+CREATE FUNCTION inventory.tail_committed(stock_id bigint) RETURNS bigint
+	LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10
+	AS 'MODULE_PATHNAME', 'inventory_tail_committed';
+CREATE FUNCTION inventory.tail_event_count(stock_id bigint) RETURNS bigint
+	LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10
+	AS 'MODULE_PATHNAME', 'inventory_tail_event_count';
+REVOKE ALL ON FUNCTION inventory.tail_on_hand(bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION inventory.tail_reserved(bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION inventory.tail_committed(bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION inventory.tail_event_count(bigint) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.tail_on_hand(bigint) IS 'Sum of on_hand_delta, in base units, of the events that the stock row does not include yet, as of the caller''s snapshot.';
+COMMENT ON FUNCTION inventory.tail_reserved(bigint) IS 'Sum of reserved_delta, in base units, of the events that the stock row does not include yet, less the holds past their deadline, as of the caller''s snapshot.';
+COMMENT ON FUNCTION inventory.tail_committed(bigint) IS 'Sum of committed_delta, in base units, of the events that the stock row does not include yet, as of the caller''s snapshot.';
+COMMENT ON FUNCTION inventory.tail_event_count(bigint) IS 'Number of events that the stock row does not include yet, as of the caller''s snapshot.';
+
 CREATE VIEW inventory.stock_level AS
 SELECT k.stock_id, s.sku, l.location, t.lot, k.condition,
 	q.on_hand, q.reserved, q.committed,
 	inventory.available_of(q.on_hand, q.reserved, q.committed, s.safety_stock, p.promisable) AS available,
 	s.safety_stock, s.backorder_limit, p.promisable, t.expires_on,
-	k.event_count + e.event_count AS event_count
+	k.event_count + inventory.tail_event_count(k.stock_id) AS event_count
 FROM inventory.stock k
 JOIN inventory.sku s ON s.sku_id = k.sku_id
 JOIN inventory.location l ON l.location_id = k.location_id
 LEFT JOIN inventory.lot t ON t.lot_id = k.lot_id
 CROSS JOIN LATERAL (
-	SELECT coalesce(sum(v.on_hand_delta), 0)::bigint AS on_hand,
-		coalesce(sum(v.reserved_delta), 0)::bigint AS reserved,
-		coalesce(sum(v.committed_delta), 0)::bigint AS committed,
-		count(*) AS event_count
-	FROM inventory.event v WHERE v.stock_id = k.stock_id) e
-CROSS JOIN LATERAL (
-	SELECT coalesce(sum(r.quantity - r.shipped - r.released), 0)::bigint AS quantity
-	FROM inventory.reservation r
-	WHERE r.stock_id = k.stock_id AND r.state = 'held'
-		AND r.expires_at <= inventory.clock_time()) overdue
-CROSS JOIN LATERAL (
-	SELECT k.on_hand + e.on_hand AS on_hand,
-		k.reserved + e.reserved - overdue.quantity AS reserved,
-		k.committed + e.committed AS committed) q
+	SELECT k.on_hand + inventory.tail_on_hand(k.stock_id) AS on_hand,
+		k.reserved + inventory.tail_reserved(k.stock_id) AS reserved,
+		k.committed + inventory.tail_committed(k.stock_id) AS committed) q
 CROSS JOIN LATERAL (
 	SELECT k.condition = 'good' AND s.active AND l.active
 		AND coalesce(t.status = 'active', true)
-		AND coalesce(t.expires_on >= (inventory.clock_time() AT TIME ZONE 'UTC')::date, true) AS promisable) p;
+		AND (t.expires_on IS NULL OR t.expires_on >= (inventory.clock_time() AT TIME ZONE 'UTC')::date) AS promisable) p;
 COMMENT ON VIEW inventory.stock_level IS 'What there is, per stock item, as of the caller''s snapshot.';
 COMMENT ON COLUMN inventory.stock_level.stock_id IS 'Internal number of the stock item.';
 COMMENT ON COLUMN inventory.stock_level.sku IS 'SKU code.';
@@ -130,34 +141,3 @@ CREATE FUNCTION inventory.on_hand(sku text, location text DEFAULT NULL, lot text
 REVOKE ALL ON FUNCTION inventory.on_hand(text, text, text) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.on_hand(text, text, text) IS
 'Base units physically there, in any condition, in one location and all inside it, or everywhere; of one lot, or of all. Unknown codes: IV002.';
-
-CREATE FUNCTION inventory.history(
-	sku text, location text, lot text DEFAULT NULL, condition text DEFAULT 'good'
-) RETURNS TABLE (
-	event_id bigint, type inventory.event_type, on_hand_delta bigint, reserved_delta bigint,
-	committed_delta bigint, on_hand bigint, reserved bigint, committed bigint,
-	reservation_id bigint, request_id text, reference text, reason text, actor text,
-	recorded_at timestamptz, effective_at timestamptz, metadata jsonb)
-	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT v.event_id, v.type, v.on_hand_delta, v.reserved_delta, v.committed_delta,
-		(sum(v.on_hand_delta) OVER upto)::bigint,
-		(sum(v.reserved_delta) OVER upto)::bigint,
-		(sum(v.committed_delta) OVER upto)::bigint,
-		v.reservation_id, v.request_id, v.reference, v.reason, v.actor,
-		v.recorded_at, coalesce(v.effective_at, v.recorded_at), v.metadata
-	FROM inventory.event v
-	WHERE v.stock_id = (
-		SELECT k.stock_id
-		FROM inventory.stock k
-		JOIN inventory.sku s ON s.sku_id = k.sku_id
-		JOIN inventory.location l ON l.location_id = k.location_id
-		LEFT JOIN inventory.lot t ON t.lot_id = k.lot_id
-		WHERE s.sku = history.sku AND l.location = history.location
-			AND t.lot IS NOT DISTINCT FROM history.lot AND k.condition = history.condition)
-	WINDOW upto AS (ORDER BY v.event_id ROWS UNBOUNDED PRECEDING)
-	ORDER BY v.event_id
-$$;
-REVOKE ALL ON FUNCTION inventory.history(text, text, text, text) FROM PUBLIC;
-COMMENT ON FUNCTION inventory.history(text, text, text, text) IS
-'The events of one stock item, oldest first, each with the quantities after it, in base units.';

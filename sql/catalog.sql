@@ -88,12 +88,12 @@ CREATE TABLE inventory.stock (
 	reserved bigint NOT NULL DEFAULT 0,
 	committed bigint NOT NULL DEFAULT 0,
 	event_count bigint NOT NULL DEFAULT 0,
+	snapshot_count bigint,
+	recorded_from timestamptz,
+	recorded_until timestamptz,
 	CONSTRAINT stock_key UNIQUE NULLS NOT DISTINCT (sku_id, location_id, lot_id, condition),
-	CONSTRAINT stock_condition_known CHECK (condition IN ('good', 'damaged', 'quality_control', 'quarantine')),
-	CONSTRAINT stock_on_hand_not_negative CHECK (on_hand >= 0),
-	CONSTRAINT stock_reserved_not_negative CHECK (reserved >= 0),
-	CONSTRAINT stock_committed_not_negative CHECK (committed >= 0)
-);
+	CONSTRAINT stock_condition_known CHECK (condition IN ('good', 'damaged', 'quality_control', 'quarantine'))
+) WITH (fillfactor = 70);
 COMMENT ON TABLE inventory.stock IS
 'The stock items, one per SKU, location, lot and condition, with the part of their events that has been projected. Read the view stock_level, which adds the rest.';
 COMMENT ON COLUMN inventory.stock.stock_id IS 'Internal number of the stock item.';
@@ -105,6 +105,9 @@ COMMENT ON COLUMN inventory.stock.on_hand IS 'Projected sum of on_hand_delta, in
 COMMENT ON COLUMN inventory.stock.reserved IS 'Projected sum of reserved_delta, in base units.';
 COMMENT ON COLUMN inventory.stock.committed IS 'Projected sum of committed_delta, in base units.';
 COMMENT ON COLUMN inventory.stock.event_count IS 'Number of projected events.';
+COMMENT ON COLUMN inventory.stock.snapshot_count IS 'Number of them at the last snapshot of the stock item; NULL before the first tick.';
+COMMENT ON COLUMN inventory.stock.recorded_from IS 'Earliest recorded_at of the projected events since that snapshot; NULL when there are none.';
+COMMENT ON COLUMN inventory.stock.recorded_until IS 'Latest recorded_at of all projected events.';
 COMMENT ON INDEX inventory.stock_pkey IS 'Query: a stock item by its internal number (level load, views).';
 COMMENT ON INDEX inventory.stock_key IS 'Query: the stock item of a SKU, location, lot and condition (function calls), and all stock items of a SKU (available, on_hand).';
 

@@ -30,6 +30,7 @@ CREATE TABLE inventory.reservation (
 );
 ALTER SEQUENCE inventory.reservation_reservation_id_seq OWNED BY inventory.reservation.reservation_id;
 CREATE INDEX reservation_stock_id_expires_at_idx ON inventory.reservation (stock_id, expires_at);
+CREATE INDEX reservation_expires_at_idx ON inventory.reservation (expires_at);
 CREATE INDEX reservation_owner_idx ON inventory.reservation (owner) WHERE owner IS NOT NULL;
 COMMENT ON TABLE inventory.reservation IS 'One row per reservation line. Read the view open_reservation; write through the functions.';
 COMMENT ON COLUMN inventory.reservation.reservation_id IS 'Number of the reservation.';
@@ -45,6 +46,7 @@ COMMENT ON COLUMN inventory.reservation.owner IS 'Whom it is for: a cart, an ord
 COMMENT ON COLUMN inventory.reservation.reference IS 'The business document that caused it.';
 COMMENT ON INDEX inventory.reservation_pkey IS 'Query: the lines of a reservation (confirm, ship, release, extend).';
 COMMENT ON INDEX inventory.reservation_stock_id_expires_at_idx IS 'Query: the holds of a stock item in the order of their deadlines (exact expiry).';
+COMMENT ON INDEX inventory.reservation_expires_at_idx IS 'Query: the next deadline of all, and the holds past theirs (expiry, views).';
 COMMENT ON INDEX inventory.reservation_owner_idx IS 'Query: the reservations of an owner (reserving again, release_owner).';
 CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inventory.reservation
 	FOR EACH STATEMENT EXECUTE FUNCTION inventory.engine_only();

@@ -292,8 +292,11 @@ catalog_find_relations(void)
 	r->lot_key = relation_named("lot_key", schema);
 	r->stock = relation_named("stock", schema);
 	r->stock_key = relation_named("stock_key", schema);
+	r->stock_id_key = relation_named("stock_pkey", schema);
 	r->stock_sequence = relation_named("stock_stock_id_seq", schema);
 	r->event = relation_named("event", schema);
+	r->event_item = relation_named("event_stock_id_xid_idx", schema);
+	r->event_xid = relation_named("event_xid_idx", schema);
 	r->event_sequence = relation_named("event_event_id_seq", schema);
 	r->request = relation_named("request", schema);
 	r->request_key = relation_named("request_pkey", schema);
@@ -301,6 +304,15 @@ catalog_find_relations(void)
 	r->reservation_due = relation_named("reservation_stock_id_expires_at_idx", schema);
 	r->reservation_owner = relation_named("reservation_owner_idx", schema);
 	r->reservation_sequence = relation_named("reservation_reservation_id_seq", schema);
+	r->tick = get_relname_relid("tick", schema);
+	r->tick_key = get_relname_relid("tick_pkey", schema);
+	r->snapshot = get_relname_relid("snapshot", schema);
+	r->snapshot_key = get_relname_relid("snapshot_pkey", schema);
+	r->snapshot_recorded = get_relname_relid("snapshot_stock_id_recorded_until_idx", schema);
+	r->snapshot_late = get_relname_relid("snapshot_late_idx", schema);
+	r->baseline = get_relname_relid("baseline", schema);
+	r->baseline_key = get_relname_relid("baseline_pkey", schema);
+	r->reservation_deadline = get_relname_relid("reservation_expires_at_idx", schema);
 	r->event_types = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
 									 CStringGetDatum("event_type"),
 									 ObjectIdGetDatum(schema));

@@ -22,9 +22,21 @@ typedef struct CatalogRelations
 	Oid			lot_key;
 	Oid			stock;
 	Oid			stock_key;
+	Oid			stock_id_key;
 	Oid			stock_sequence;
 	Oid			event;
+	Oid			event_item;
+	Oid			event_xid;
 	Oid			event_sequence;
+	Oid			tick;			/* these are 0 in version 0.1 */
+	Oid			tick_key;
+	Oid			snapshot;
+	Oid			snapshot_key;
+	Oid			snapshot_recorded;
+	Oid			snapshot_late;
+	Oid			baseline;
+	Oid			baseline_key;
+	Oid			reservation_deadline;
 	Oid			request;
 	Oid			request_key;
 	Oid			reservation;

@@ -31,6 +31,17 @@
 #define COMPAT_LOCAL_TRANSACTION_ID (MyProc->lxid)
 #endif
 
+/* pg_snapshot's layout is private to xid8funcs.c, and the same since version 13. */
+#include "access/transam.h"
+typedef struct CompatSnapshot
+{
+	int32		vl_len_;
+	uint32		nxip;
+	FullTransactionId xmin;
+	FullTransactionId xmax;
+	FullTransactionId xip[FLEXIBLE_ARRAY_MEMBER];
+} CompatSnapshot;
+
 #if PG_VERSION_NUM >= 180000
 #define COMPAT_MODULE_MAGIC \
 	PG_MODULE_MAGIC_EXT(.name = "inventory", .version = INVENTORY_VERSION)

@@ -40,8 +40,8 @@
 #include "event.h"
 #include "inventory.h"
 #include "partition.h"
-#include "query.h"
 #include "stat.h"
+#include "tail.h"
 
 /* Columns, as the install script has them. */
 enum
@@ -499,27 +499,20 @@ inventory_event_append_only(PG_FUNCTION_ARGS)
 static bool
 event_read_level(int64 stock_id, LevelBase *base)
 {
-	static Statement statement = {
-		"SELECT k.on_hand + e.on_hand,"
-		" k.on_hand + e.on_hand - k.reserved - e.reserved - k.committed - e.committed"
-		" FROM inventory.stock k"
-		" CROSS JOIN LATERAL (SELECT coalesce(sum(v.on_hand_delta), 0)::bigint AS on_hand,"
-		" coalesce(sum(v.reserved_delta), 0)::bigint AS reserved,"
-		" coalesce(sum(v.committed_delta), 0)::bigint AS committed"
-		" FROM inventory.event v WHERE v.stock_id = k.stock_id"
-		" AND v.xid IS DISTINCT FROM pg_current_xact_id_if_assigned()) e"
-		" WHERE k.stock_id = $1",
-		1, {INT8OID}
-	};
-	Datum		values[1];
-	bool		found;
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	EventSpan	span = {.recorded_until = DT_NOEND};
+	EventSums	sums;
+	Tick		tick;
+	bool		found = tail_stock_row(stock_id, snapshot, &sums);
 
-	values[0] = Int64GetDatum(stock_id);
-	query_begin();
-	found = query_run(&statement, values, NULL) > 0;
-	base->on_hand = found ? query_int64(0, 1) : 0;
-	base->available = found ? query_int64(0, 2) : 0;
-	query_end();
+	tick_latest(snapshot, &tick);
+	span.after = tick.tick_id ? &tick.boundary : NULL;
+	span.except_xid = U64FromFullTransactionId(GetTopFullTransactionIdIfAny());
+	if (found)
+		tail_add_item(stock_id, &span, snapshot, &sums);
+	UnregisterSnapshot(snapshot);
+	base->on_hand = sums.on_hand;
+	base->available = sums.on_hand - sums.reserved - sums.committed;
 	return found;
 }
 

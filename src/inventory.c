@@ -33,7 +33,9 @@
 #include "inventory.h"
 #include "level.h"
 #include "partition.h"
+#include "projection.h"
 #include "stat.h"
+#include "tail.h"
 
 COMPAT_MODULE_MAGIC;
 
@@ -91,6 +93,27 @@ _PG_init(void)
 							3, 1, 120,
 							PGC_SUSET, 0,
 							NULL, NULL, NULL);
+	DefineCustomIntVariable("inventory.tick_events",
+							"Sets how many events the projection adds in one transaction.",
+							"A transaction with more events is still added as a whole.",
+							&projection_tick_events,
+							10000, 100, INT_MAX,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("inventory.snapshot_events",
+							"Sets after how many events a stock item has a snapshot for its history.",
+							NULL,
+							&projection_snapshot_events,
+							1000, 10, INT_MAX,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+	DefineCustomStringVariable("inventory.hash_key",
+							   "Sets the key of the hash chain over the events.",
+							   "Empty for no key.",
+							   &projection_hash_key,
+							   "",
+							   PGC_SUSET, GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
+							   NULL, NULL, NULL);
 	MarkGUCPrefixReserved("inventory");
 
 	previous_shmem_request_hook = shmem_request_hook;
@@ -103,6 +126,7 @@ _PG_init(void)
 	catalog_init();
 	event_init();
 	expiry_init();
+	tail_init();
 }
 
 void

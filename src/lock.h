@@ -18,6 +18,8 @@ typedef enum EngineLockClass
 	ENGINE_LOCK_OWNER,			/* looking for an owner's holds and adding to
 								 * them; released at once */
 	ENGINE_LOCK_TREE,			/* changing the tree of locations; until commit */
+	ENGINE_LOCK_PROJECTION,		/* writing stock rows, ticks, snapshots; until
+								 * commit */
 } EngineLockClass;
 
 /* Stock items share this many work locks, so that no transaction holds more. */

@@ -34,6 +34,46 @@ query_begin(void)
 		elog(ERROR, "SPI_connect failed");
 }
 
+/* What a statement runs as. */
+typedef struct QueryIdentity
+{
+	Oid			user;
+	int			security_context;
+	int			guc_level;
+} QueryIdentity;
+
+static void
+query_become_owner(QueryIdentity *caller)
+{
+	caller->guc_level = NewGUCNestLevel();
+	GetUserIdAndSecContext(&caller->user, &caller->security_context);
+	SetUserIdAndSecContext(catalog_owner(), caller->security_context |
+						   SECURITY_LOCAL_USERID_CHANGE);
+	(void) set_config_option("search_path", "pg_catalog, pg_temp",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+}
+
+static void
+query_become_caller(const QueryIdentity *caller)
+{
+	AtEOXact_GUC(true, caller->guc_level);
+	SetUserIdAndSecContext(caller->user, caller->security_context);
+}
+
+static void
+query_prepare(Statement *statement)
+{
+	SPIPlanPtr	plan;
+
+	if (statement->plan)
+		return;
+	plan = SPI_prepare(statement->sql, statement->nargs, statement->types);
+	if (plan == NULL || SPI_keepplan(plan) != 0)
+		elog(ERROR, "could not prepare: %s", statement->sql);
+	statement->plan = plan;
+}
+
 /*
  * Runs a statement and returns the number of rows processed; what it returned
  * is in SPI_tuptable until query_end().
@@ -41,30 +81,15 @@ query_begin(void)
 uint64
 query_run(Statement *statement, Datum *values, const char *nulls)
 {
-	Oid			user;
-	int			security_context;
-	int			guc_level = NewGUCNestLevel();
+	QueryIdentity caller;
 	Snapshot	snapshot;
 	int			result;
 
-	GetUserIdAndSecContext(&user, &security_context);
-	SetUserIdAndSecContext(catalog_owner(),
-						   security_context | SECURITY_LOCAL_USERID_CHANGE);
-	(void) set_config_option("search_path", "pg_catalog, pg_temp",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
+	query_become_owner(&caller);
 	query_depth++;
 	PG_TRY();
 	{
-		if (statement->plan == NULL)
-		{
-			SPIPlanPtr	plan = SPI_prepare(statement->sql, statement->nargs,
-										   statement->types);
-
-			if (plan == NULL || SPI_keepplan(plan) != 0)
-				elog(ERROR, "could not prepare: %s", statement->sql);
-			statement->plan = plan;
-		}
+		query_prepare(statement);
 		snapshot = RegisterSnapshot(GetLatestSnapshot());
 		result = SPI_execute_snapshot(statement->plan, values, nulls, snapshot,
 									  InvalidSnapshot, false, true, 0);
@@ -77,9 +102,25 @@ query_run(Statement *statement, Datum *values, const char *nulls)
 		query_depth--;
 	}
 	PG_END_TRY();
-	AtEOXact_GUC(true, guc_level);
-	SetUserIdAndSecContext(user, security_context);
+	query_become_caller(&caller);
 	return SPI_processed;
+}
+
+/*
+ * Opens a cursor over what a statement reads, as the active snapshot sees it.
+ * SPI_cursor_close() it before query_end().
+ */
+Portal
+query_open(Statement *statement, Datum *values)
+{
+	QueryIdentity caller;
+	Portal		portal;
+
+	query_become_owner(&caller);
+	query_prepare(statement);
+	portal = SPI_cursor_open(NULL, statement->plan, values, NULL, true);
+	query_become_caller(&caller);
+	return portal;
 }
 
 void

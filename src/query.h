@@ -10,7 +10,7 @@
 
 #include "executor/spi.h"
 
-#define QUERY_MAX_ARGS 6
+#define QUERY_MAX_ARGS 10
 
 /* One statement; static, planned once per backend. */
 typedef struct Statement
@@ -23,6 +23,7 @@ typedef struct Statement
 
 extern void query_begin(void);
 extern uint64 query_run(Statement *statement, Datum *values, const char *nulls);
+extern Portal query_open(Statement *statement, Datum *values);
 extern void query_end(void);
 
 extern Datum query_value(uint64 row, int column, bool *isnull);

@@ -33,10 +33,10 @@ SELECT ok(NOT has_schema_privilege('public', 'inventory', 'USAGE') AND NOT has_s
 -- How functions run
 
 SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND NOT p.prosecdef$$,
-	ARRAY['available_of', 'grant_access', 'event_applied', 'available', 'on_hand'], 'every function is SECURITY DEFINER, but the definition of available, grant_access(), and those in C that act as the owner only where they run SQL');
+	ARRAY['available_of', 'grant_access', 'event_applied', 'available', 'on_hand', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count'], 'every function is SECURITY DEFINER, but the definition of available, grant_access(), and those in C that act as the owner only where they run SQL');
 SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace
 		AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)$$,
-	ARRAY['available_of', 'event_applied', 'available', 'on_hand'], 'every function has its search_path pinned, but the definition of available, which names are bound in, and those in C that look no name up');
+	ARRAY['available_of', 'event_applied', 'available', 'on_hand', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count'], 'every function has its search_path pinned, but the definition of available, which names are bound in, and those in C that look no name up');
 SELECT is((SELECT p.prosqlbody IS NOT NULL FROM pg_proc p WHERE p.oid = 'inventory.available_of(bigint, bigint, bigint, bigint, boolean)'::regprocedure), true, 'its body was bound when it was created');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND p.proname IN
 		('receive', 'issue', 'adjust', 'set_on_hand', 'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship', 'release', 'extend', 'release_owner', 'expire_due')
@@ -81,6 +81,10 @@ SELECT * FROM (VALUES
 	('reader', $$SELECT inventory.available('A')$$),
 	('reader', $$SELECT inventory.on_hand('A')$$),
 	('reader', $$SELECT * FROM inventory.history('A', 'L')$$),
+	('reader', $$SELECT * FROM inventory.stock_at(now())$$),
+	('reader', $$SELECT * FROM inventory.position(now(), 'A')$$),
+	('manager', $$SELECT inventory.project()$$),
+	('manager', $$SELECT inventory.tick_hash(1)$$),
 	('reader', $$SELECT inventory.version(), inventory.clock_time(), inventory.transaction_time()$$),
 	('reader', $$SELECT * FROM inventory.stock_level$$),
 	('reader', $$SELECT * FROM inventory.sku_level$$),
@@ -145,7 +149,7 @@ SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'in
 	ARRAY['set_test_clock', 'grant_access', 'catalog_changed', 'engine_only', 'event_applied', 'event_append_only', 'check_location_tree', 'check_sku_tracking'],
 	'a manager executes every function but the test clock, grant_access() and the triggers');
 SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND has_function_privilege('inventory_pgtap_reader', p.oid, 'EXECUTE')$$,
-	ARRAY['available', 'on_hand', 'history', 'available_of', 'version', 'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'levels'],
+	ARRAY['available', 'on_hand', 'history', 'stock_at', 'position', 'item_at', 'stock_items', 'available_of', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'version', 'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'levels'],
 	'a reader executes what reads');
 
 -- A role that was given a right on events is held to their rules

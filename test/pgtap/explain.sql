@@ -69,6 +69,8 @@ SELECT public.call_uses(format('ship(%s)', :shipping), 'reservation_pkey');
 SELECT public.call_uses(format('release(%s)', :extending), 'reservation_pkey');
 SELECT public.call_uses($$release_owner('owner-70')$$, 'reservation_owner_idx');
 SELECT public.call_uses(format($$reverse(%s, 'x')$$, :receipt), 'event_\d+_\d+_event_id_idx');
+SELECT public.call_uses($$tail_on_hand(77)$$, 'tick_pkey', 'event_\d+_\d+_stock_id_xid_idx', 'reservation_stock_id_expires_at_idx');
+SELECT public.call_uses($$item_at(77, now())$$, 'snapshot_pkey', 'snapshot_stock_id_recorded_until_idx', 'snapshot_late_idx', 'stock_pkey');
 RESET enable_seqscan;
 
 -- The plan of a query, in one line.
@@ -114,14 +116,13 @@ SELECT line FROM (VALUES
 	($$SELECT * FROM inventory.event WHERE xid = (SELECT max(xmax) FROM (VALUES ('3'::xid8)) x(xmax))$$, 'event_\d+_\d+_xid_idx'),
 	($$SELECT * FROM inventory.event WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())$$, 'event_\d+_\d+_xid_idx'),
 	($$SELECT * FROM inventory.reservation WHERE reservation_id = 77$$, 'reservation_pkey'),
-	($$SELECT * FROM inventory.reservation WHERE stock_id = 77 AND state = 'held' AND expires_at <= now()$$, 'reservation_stock_id_expires_at_idx'),
+	($$SELECT * FROM inventory.reservation WHERE stock_id = 77 ORDER BY expires_at LIMIT 1$$, 'reservation_stock_id_expires_at_idx'),
+	($$SELECT min(expires_at) FROM inventory.reservation$$, 'reservation_expires_at_idx'),
 	($$SELECT min(expires_at) FROM inventory.reservation WHERE stock_id = 2000 AND expires_at > now()$$, 'reservation_stock_id_expires_at_idx'),
 	($$SELECT * FROM inventory.reservation WHERE owner = 'owner-77'$$, 'reservation_owner_idx'),
 	($$SELECT * FROM inventory.request WHERE request_id = 'request-77'$$, 'request_pkey'),
-	($$SELECT * FROM inventory.stock_level WHERE sku = 'S77'$$, 'event_\d+_\d+_stock_id_xid_idx'),
 	($$SELECT * FROM inventory.stock_level WHERE sku = 'S77'$$, 'sku_key'),
 	($$SELECT * FROM inventory.stock_level WHERE sku = 'S77'$$, 'stock_key'),
-	($$SELECT * FROM inventory.sku_level WHERE sku = 'S77'$$, 'event_\d+_\d+_stock_id_xid_idx'),
 	($$SELECT * FROM inventory.open_reservation WHERE reservation_id = 77$$, 'reservation_pkey'),
 	($$SELECT * FROM inventory.open_reservation WHERE owner = 'owner-77'$$, 'reservation_owner_idx')) x(query, index_pattern) CROSS JOIN LATERAL public.uses(query, index_pattern) line;
 -- BRIN pays only from many pages on; the smallest of tables is scanned.

@@ -1,0 +1,51 @@
+/*-------------------------------------------------------------------------
+ *
+ * tick.h
+ *		Ticks: recorded MVCC snapshots, and which transactions are in them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef INVENTORY_TICK_H
+#define INVENTORY_TICK_H
+
+#include "access/htup.h"
+#include "datatype/timestamp.h"
+#include "utils/snapshot.h"
+
+#define TICK_HASH_BYTES 32
+
+/*
+ * Transactions of this cluster are below; those of restored events, which came
+ * from another one, above.
+ */
+#define TICK_LAST_XID ((UINT64CONST(1) << 48) - 1)
+
+/* The transactions that a tick includes: below xmax, and not in xip. */
+typedef struct Boundary
+{
+	uint64		xmax;
+	int			xip_count;
+	uint64	   *xip;			/* ascending */
+} Boundary;
+
+typedef struct Tick
+{
+	int64		tick_id;		/* 0: before the first tick */
+	TimestampTz ticked_at;
+	Boundary	boundary;
+	int64		events;
+	int64		snapshots;
+	bool		keyed;
+	uint8		hash[TICK_HASH_BYTES];
+} Tick;
+
+extern bool boundary_includes(const Boundary *boundary, uint64 xid);
+extern void boundary_now(Boundary *boundary);
+extern void boundary_cut(const Boundary *previous, const Boundary *next,
+						 uint64 xid, Boundary *result);
+
+extern void tick_latest(Snapshot snapshot, Tick *tick);
+extern bool tick_find(int64 tick_id, Snapshot snapshot, Tick *tick);
+extern void tick_insert(const Tick *tick);
+
+#endif							/* INVENTORY_TICK_H */
