@@ -295,8 +295,6 @@ catalog_find_relations(void)
 	r->stock_id_key = relation_named("stock_pkey", schema);
 	r->stock_sequence = relation_named("stock_stock_id_seq", schema);
 	r->event = relation_named("event", schema);
-	r->event_item = relation_named("event_stock_id_xid_idx", schema);
-	r->event_xid = relation_named("event_xid_idx", schema);
 	r->event_sequence = relation_named("event_event_id_seq", schema);
 	r->request = relation_named("request", schema);
 	r->request_key = relation_named("request_pkey", schema);

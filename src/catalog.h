@@ -25,8 +25,6 @@ typedef struct CatalogRelations
 	Oid			stock_id_key;
 	Oid			stock_sequence;
 	Oid			event;
-	Oid			event_item;
-	Oid			event_xid;
 	Oid			event_sequence;
 	Oid			tick;			/* these are 0 in version 0.1 */
 	Oid			tick_key;

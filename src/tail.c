@@ -25,7 +25,7 @@
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/partition.h"
+#include "catalog/pg_index.h"
 #include "fmgr.h"
 #include "partitioning/partdesc.h"
 #include "utils/fmgroids.h"
@@ -34,6 +34,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
@@ -91,6 +92,32 @@ partitions_forget(Datum arg, Oid relation_id)
 		partitions_of = InvalidOid;
 }
 
+/* The index of a partition over one column, or two. */
+static Oid
+partition_index(Relation relation, AttrNumber first, AttrNumber second)
+{
+	List	   *indexes = RelationGetIndexList(relation);
+	Oid			found = InvalidOid;
+	ListCell   *cell;
+
+	foreach(cell, indexes)
+	{
+		HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(lfirst_oid(cell)));
+		Form_pg_index index = (Form_pg_index) GETSTRUCT(tuple);
+
+		if (index->indnatts == (second ? 2 : 1) &&
+			index->indkey.values[0] == first &&
+			(second == 0 || index->indkey.values[1] == second))
+			found = lfirst_oid(cell);
+		ReleaseSysCache(tuple);
+	}
+	list_free(indexes);
+	if (!OidIsValid(found))
+		elog(ERROR, "an index of table \"%s\" is missing",
+			 RelationGetRelationName(relation));
+	return found;
+}
+
 /* Fills the list of partitions, with the event table locked against changes. */
 static Relation
 partitions_open(void)
@@ -120,9 +147,9 @@ partitions_open(void)
 			continue;
 		partitions[partition_count].table = descriptor->oids[i];
 		partitions[partition_count].item_index =
-			index_get_partition(relation, relations->event_item);
+			partition_index(relation, EVENT_STOCK_ID, EVENT_XID);
 		partitions[partition_count].xid_index =
-			index_get_partition(relation, relations->event_xid);
+			partition_index(relation, EVENT_XID, 0);
 		partition_count++;
 		relation_close(relation, AccessShareLock);
 	}
