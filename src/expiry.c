@@ -259,21 +259,21 @@ expiry_write(LevelTouch *touch, int64 stock_id, int64 max_lines)
 	return written;
 }
 
-/* The stock items that have overdue holds, in the order of locking. */
+/* The stock items of the first overdue holds, in the order of locking. */
 static int64 *
-expiry_find_items(int *count)
+expiry_find_items(int64 max_lines, int *count)
 {
 	static Statement statement = {
-		"SELECT k.stock_id FROM inventory.stock k"
-		" WHERE EXISTS (SELECT FROM inventory.reservation r WHERE r.stock_id = k.stock_id"
-		" AND r.expires_at <= $1 AND r.state = 'held')",
-		1, {TIMESTAMPTZOID}
+		"SELECT DISTINCT d.stock_id FROM (SELECT r.stock_id FROM inventory.reservation r"
+		"  WHERE r.expires_at <= $1 AND r.state = 'held' ORDER BY r.expires_at LIMIT $2) d",
+		2, {TIMESTAMPTZOID, INT8OID}
 	};
 	MemoryContext caller = CurrentMemoryContext;
-	Datum		values[1];
+	Datum		values[2];
 	int64	   *items;
 
 	values[0] = TimestampTzGetDatum(clock_time());
+	values[1] = Int64GetDatum(max_lines);
 	query_begin();
 	*count = (int) query_run(&statement, values, NULL);
 	items = MemoryContextAlloc(caller, Max(*count, 1) * sizeof(int64));
@@ -284,6 +284,40 @@ expiry_find_items(int *count)
 	return items;
 }
 
+/* Writes the expire events of up to max_lines overdue holds; how many. */
+int64
+expiry_run(int64 max_lines)
+{
+	int64		written = 0;
+	int64	   *items;
+	int			count;
+
+	event_prepare();
+	items = expiry_find_items(max_lines, &count);
+	for (int i = 0; i < count && written < max_lines; i++)
+		written += expiry_write(level_touch(items[i], false), items[i],
+								max_lines - written);
+	pfree(items);
+	return written;
+}
+
+/* The first deadline of a hold, passed or not; DT_NOEND if there is none. */
+TimestampTz
+expiry_next_deadline(void)
+{
+	static Statement statement = {
+		"SELECT coalesce(min(r.expires_at), 'infinity') FROM inventory.reservation r",
+		0, {0}
+	};
+	TimestampTz deadline;
+
+	query_begin();
+	query_run(&statement, NULL, NULL);
+	deadline = query_int64(0, 1);
+	query_end();
+	return deadline;
+}
+
 /*
  * expire_due(max_lines)
  */
@@ -291,9 +325,7 @@ Datum
 inventory_expire_due(PG_FUNCTION_ARGS)
 {
 	int64		max_lines;
-	int64		written = 0;
-	int64	   *items;
-	int			count;
+	int64		written;
 
 	inventory_check_writable("expire_due");
 	stat_begin(OPERATION_EXPIRE_DUE);
@@ -306,11 +338,7 @@ inventory_expire_due(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_IV_INVALID_QUANTITY),
 				 errmsg("max_lines must be positive, not " INT64_FORMAT, max_lines)));
-	event_prepare();
-	items = expiry_find_items(&count);
-	for (int i = 0; i < count && written < max_lines; i++)
-		written += expiry_write(level_touch(items[i], false), items[i],
-								max_lines - written);
+	written = expiry_run(max_lines);
 	stat_end();
 	PG_RETURN_INT64(written);
 }
