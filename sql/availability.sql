@@ -9,28 +9,24 @@
 CREATE FUNCTION inventory.available_of(
 	on_hand bigint, reserved bigint, committed bigint, safety_stock bigint, promisable boolean
 ) RETURNS bigint
-	LANGUAGE sql IMMUTABLE PARALLEL SAFE
-	RETURN CASE
-		WHEN NOT promisable THEN 0::bigint
-		WHEN on_hand = 0 AND reserved = 0 AND committed = 0 THEN 0::bigint
-		ELSE on_hand - reserved - committed - safety_stock
-	END;
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'inventory_available_of';
 REVOKE ALL ON FUNCTION inventory.available_of(bigint, bigint, bigint, bigint, boolean) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.available_of(bigint, bigint, bigint, bigint, boolean) IS
 'The definition of available, in base units.';
 
 -- What is beyond the stock row of a stock item, for the views below.
 CREATE FUNCTION inventory.tail_on_hand(stock_id bigint) RETURNS bigint
-	LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10
+	LANGUAGE c STABLE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'inventory_tail_on_hand';
 CREATE FUNCTION inventory.tail_reserved(stock_id bigint) RETURNS bigint
-	LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10
+	LANGUAGE c STABLE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'inventory_tail_reserved';
 CREATE FUNCTION inventory.tail_committed(stock_id bigint) RETURNS bigint
-	LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10
+	LANGUAGE c STABLE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'inventory_tail_committed';
 CREATE FUNCTION inventory.tail_event_count(stock_id bigint) RETURNS bigint
-	LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10
+	LANGUAGE c STABLE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'inventory_tail_event_count';
 REVOKE ALL ON FUNCTION inventory.tail_on_hand(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION inventory.tail_reserved(bigint) FROM PUBLIC;

@@ -3,9 +3,8 @@
  * availability.c
  *		available, on_hand: the levels, added up.
  *
- * The definition is that of inventory.available_of() in availability.sql; a
- * test compares the two.  On a standby, where levels are not kept, the answer
- * comes from the view.
+ * The one definition of available is available_of(), here and for the views.
+ * On a standby, where levels are not kept, the answer comes from the view.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,6 +26,7 @@
 
 PG_FUNCTION_INFO_V1(inventory_available);
 PG_FUNCTION_INFO_V1(inventory_on_hand);
+PG_FUNCTION_INFO_V1(inventory_available_of);
 
 typedef struct Amounts
 {
@@ -34,17 +34,28 @@ typedef struct Amounts
 	int64		available;
 } Amounts;
 
+/*
+ * A stock item that cannot be promised has none available; one that holds and
+ * owes nothing keeps no safety stock.
+ */
+static int64
+available_of(int64 on_hand, int64 promised, int64 safety_stock, bool promisable)
+{
+	if (!promisable || (on_hand == 0 && promised == 0))
+		return 0;
+	return on_hand - promised - safety_stock;
+}
+
 static Amounts
 item_amounts(const StockItem *item)
 {
 	Amounts		amounts;
 
 	level_read(item->stock_id, &amounts.on_hand, &amounts.available);
-	if (!catalog_item_promisable(item) ||
-		(amounts.on_hand == 0 && amounts.available == 0))
-		amounts.available = 0;
-	else
-		amounts.available -= item->safety_stock;
+	amounts.available = available_of(amounts.on_hand,
+									 amounts.on_hand - amounts.available,
+									 item->safety_stock,
+									 catalog_item_promisable(item));
 	return amounts;
 }
 
@@ -125,4 +136,15 @@ Datum
 inventory_on_hand(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_INT64(read_amounts(fcinfo, OPERATION_ON_HAND).on_hand);
+}
+
+/*
+ * available_of(on_hand, reserved, committed, safety_stock, promisable)
+ */
+Datum
+inventory_available_of(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(available_of(PG_GETARG_INT64(0),
+								 PG_GETARG_INT64(1) + PG_GETARG_INT64(2),
+								 PG_GETARG_INT64(3), PG_GETARG_BOOL(4)));
 }

@@ -344,7 +344,11 @@ typedef struct TailEntry
 static MemoryContext tail_context = NULL;
 static struct
 {
-	Snapshot	snapshot;		/* a copy; NULL: nothing is known */
+	bool		known;
+	TransactionId xmin;			/* of the snapshot */
+	TransactionId xmax;
+	uint32		xip_count;
+	CommandId	command_id;
 	Tick		tick;
 	TimestampTz known_from;		/* what is known is true in [from, until) */
 	TimestampTz known_until;
@@ -357,7 +361,7 @@ static struct
 static void
 tail_forget(void)
 {
-	if (tail.snapshot == NULL)
+	if (!tail.known)
 		return;
 	memset(&tail, 0, sizeof(tail));
 	MemoryContextReset(tail_context);
@@ -388,18 +392,17 @@ tail_init(void)
 											  ALLOCSET_SMALL_SIZES);
 }
 
+/*
+ * Whether what is known is what the snapshot sees.  Of the transactions below
+ * xmax none starts to run any more, so the same number of them is the same ones.
+ */
 static bool
 tail_is_of(Snapshot snapshot)
 {
-	Snapshot	known = tail.snapshot;
-
-	return known != NULL &&
-		known->xmin == snapshot->xmin && known->xmax == snapshot->xmax &&
-		known->curcid == snapshot->curcid &&
-		known->xcnt == snapshot->xcnt && known->subxcnt == snapshot->subxcnt &&
-		memcmp(known->xip, snapshot->xip, known->xcnt * sizeof(TransactionId)) == 0 &&
-		memcmp(known->subxip, snapshot->subxip,
-			   Max(known->subxcnt, 0) * sizeof(TransactionId)) == 0;
+	return tail.known &&
+		tail.xmin == snapshot->xmin && tail.xmax == snapshot->xmax &&
+		tail.xip_count == snapshot->xcnt + snapshot->subxcnt &&
+		tail.command_id == snapshot->curcid;
 }
 
 /* Forgets, and starts anew with what the snapshot sees. */
@@ -407,23 +410,18 @@ static void
 tail_start(Snapshot snapshot, TimestampTz now)
 {
 	MemoryContext old;
-	Size		xip_size = snapshot->xcnt * sizeof(TransactionId);
-	Size		subxip_size = Max(snapshot->subxcnt, 0) * sizeof(TransactionId);
-	Snapshot	copy;
 
 	tail_forget();
 	old = MemoryContextSwitchTo(tail_context);
-	copy = palloc(sizeof(SnapshotData));
-	*copy = *snapshot;
-	copy->xip = palloc(xip_size + 1);
-	memcpy(copy->xip, snapshot->xip, xip_size);
-	copy->subxip = palloc(subxip_size + 1);
-	memcpy(copy->subxip, snapshot->subxip, subxip_size);
 	tick_latest(snapshot, &tail.tick);
 	MemoryContextSwitchTo(old);
+	tail.xmin = snapshot->xmin;
+	tail.xmax = snapshot->xmax;
+	tail.xip_count = snapshot->xcnt + snapshot->subxcnt;
+	tail.command_id = snapshot->curcid;
 	tail.known_from = now;
 	tail.known_until = DT_NOEND;
-	tail.snapshot = copy;
+	tail.known = true;
 }
 
 static EventSums *
@@ -503,19 +501,16 @@ tail_read_all(const EventSpan *span, Snapshot snapshot, TimestampTz now)
 	tail_subtract_overdue(0, snapshot, now);
 }
 
-/* What is beyond the stock row, as the active snapshot sees it at this moment. */
-static const EventSums *
-tail_of(int64 stock_id)
+/* Makes sure of the sums of a stock item as of this moment. */
+static void
+tail_read(int64 stock_id, Snapshot snapshot)
 {
-	Snapshot	snapshot = GetActiveSnapshot();
 	TimestampTz now = clock_time();
 	EventSpan	span = {0};
 
 	if (!tail_is_of(snapshot) || now < tail.known_from || now >= tail.known_until)
 		tail_start(snapshot, now);
-	if (tail.stock_id == stock_id)
-		return &tail.sums;
-	span.after = tail.tick.tick_id ? &tail.tick.boundary : NULL;
+	span.after = &tail.tick.boundary;
 	span.recorded_until = DT_NOEND;
 	if (tail.all == NULL && ++tail.items > TAIL_ITEMS)
 		tail_read_all(&span, snapshot, now);
@@ -534,6 +529,21 @@ tail_of(int64 stock_id)
 		tail_subtract_overdue(stock_id, snapshot, now);
 	}
 	tail.stock_id = stock_id;
+}
+
+/*
+ * What is beyond the stock row, as the active snapshot sees it.  The columns of
+ * one row are asked for one after the other; time passes for reserved only.
+ */
+static const EventSums *
+tail_of(int64 stock_id, bool timed)
+{
+	Snapshot	snapshot = GetActiveSnapshot();
+	TimestampTz now = timed ? clock_time() : tail.known_from;
+
+	if (tail.stock_id != stock_id || !tail_is_of(snapshot) ||
+		now < tail.known_from || now >= tail.known_until)
+		tail_read(stock_id, snapshot);
 	return &tail.sums;
 }
 
@@ -541,26 +551,26 @@ Datum
 inventory_tail_on_hand(PG_FUNCTION_ARGS)
 {
 	inventory_check_loaded();
-	PG_RETURN_INT64(tail_of(PG_GETARG_INT64(0))->on_hand);
+	PG_RETURN_INT64(tail_of(PG_GETARG_INT64(0), false)->on_hand);
 }
 
 Datum
 inventory_tail_reserved(PG_FUNCTION_ARGS)
 {
 	inventory_check_loaded();
-	PG_RETURN_INT64(tail_of(PG_GETARG_INT64(0))->reserved);
+	PG_RETURN_INT64(tail_of(PG_GETARG_INT64(0), true)->reserved);
 }
 
 Datum
 inventory_tail_committed(PG_FUNCTION_ARGS)
 {
 	inventory_check_loaded();
-	PG_RETURN_INT64(tail_of(PG_GETARG_INT64(0))->committed);
+	PG_RETURN_INT64(tail_of(PG_GETARG_INT64(0), false)->committed);
 }
 
 Datum
 inventory_tail_event_count(PG_FUNCTION_ARGS)
 {
 	inventory_check_loaded();
-	PG_RETURN_INT64(tail_of(PG_GETARG_INT64(0))->event_count);
+	PG_RETURN_INT64(tail_of(PG_GETARG_INT64(0), false)->event_count);
 }
