@@ -45,8 +45,9 @@ COMMENT ON FUNCTION inventory.grant_access(regrole, text) IS
 'Gives a role a level of access: reader sees stock, history and counters; operator also moves and reserves; manager also keeps master data, verifies and makes partitions. Call it as the owner of the extension or a superuser.';
 
 -- The partitions of this month and of the next ones; outside the extension, so
--- that pg_dump carries their rows.
-SELECT inventory.make_partitions((inventory.clock_time() AT TIME ZONE 'UTC')::date, 3);
+-- that pg_dump carries their rows.  A dump brings its own.
+SELECT inventory.make_partitions((inventory.clock_time() AT TIME ZONE 'UTC')::date, 3)
+WHERE NOT current_setting('inventory.restoring')::boolean;
 DO $$
 DECLARE
 	partition regclass;

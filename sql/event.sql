@@ -29,10 +29,10 @@ CREATE TABLE inventory.event (
 ) PARTITION BY RANGE (recorded_at);
 ALTER SEQUENCE inventory.event_event_id_seq OWNED BY inventory.event.event_id;
 
-CREATE INDEX event_stock_id_xid_idx ON inventory.event (stock_id, xid);
-CREATE INDEX event_xid_idx ON inventory.event (xid);
-CREATE INDEX event_event_id_idx ON inventory.event USING brin (event_id)
-	WITH (pages_per_range = 16);
+-- The indexes are those of the partitions alone, see make_partition(): with
+-- indexes of this table, which CREATE EXTENSION makes, a dump could not be
+-- loaded, because attaching a partition would make the indexes that the dump
+-- makes after it.
 
 COMMENT ON TABLE inventory.event IS
 'Every change of every stock item, append-only, one partition per month of recorded_at. Nothing here is ever updated or deleted; a correction is another event.';
@@ -52,9 +52,6 @@ COMMENT ON COLUMN inventory.event.effective_at IS 'When it happened; NULL when t
 COMMENT ON COLUMN inventory.event.xid IS 'The writing transaction.';
 COMMENT ON COLUMN inventory.event.reverses IS 'For type reverse: the event that is taken back.';
 COMMENT ON COLUMN inventory.event.metadata IS 'Anything the application wants to keep with the event.';
-COMMENT ON INDEX inventory.event_stock_id_xid_idx IS 'Query: the events of a stock item (level load, stock_level, history).';
-COMMENT ON INDEX inventory.event_xid_idx IS 'Query: the events of a range of transactions (the legs of a transfer; batches between two snapshots).';
-COMMENT ON INDEX inventory.event_event_id_idx IS 'Query: an event by its number (reverse).';
 
 CREATE FUNCTION inventory.event_applied() RETURNS trigger
 	LANGUAGE c

@@ -12,6 +12,9 @@ DECLARE
 	first_day date := date_trunc('month', month::timestamp)::date;
 	next_first_day date := (date_trunc('month', month::timestamp) + interval '1 month')::date;
 	partition_name text := 'event_' || to_char(first_day, 'YYYY_MM');
+	name text;
+	definition text;
+	query text;
 BEGIN
 	-- Not in the way of writers; in the way of another maker.
 	LOCK TABLE ONLY inventory.event IN SHARE UPDATE EXCLUSIVE MODE;
@@ -26,6 +29,14 @@ BEGIN
 	EXECUTE format('REVOKE ALL ON inventory.%I FROM PUBLIC', partition_name);
 	EXECUTE format('COMMENT ON TABLE inventory.%I IS %L', partition_name,
 		'Events recorded in ' || to_char(first_day, 'YYYY-MM') || ' (UTC).');
+	FOR name, definition, query IN VALUES
+		('stock_id_xid', '(stock_id, xid)', 'the events of a stock item (level load, stock_level, history)'),
+		('xid', '(xid)', 'the events of a range of transactions (the legs of a transfer; batches between two snapshots)'),
+		('event_id', 'USING brin (event_id) WITH (pages_per_range = 16)', 'an event by its number (reverse)')
+	LOOP
+		EXECUTE format('CREATE INDEX %I ON inventory.%I %s', partition_name || '_' || name || '_idx', partition_name, definition);
+		EXECUTE format('COMMENT ON INDEX inventory.%I IS %L', partition_name || '_' || name || '_idx', 'Query: ' || query || '.');
+	END LOOP;
 	EXECUTE format('ALTER TABLE inventory.event ATTACH PARTITION inventory.%I FOR VALUES FROM (%L) TO (%L)',
 		partition_name, first_day::timestamp AT TIME ZONE 'UTC', next_first_day::timestamp AT TIME ZONE 'UTC');
 	-- Statement triggers are not cloned to partitions, and the clones of row

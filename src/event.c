@@ -420,12 +420,12 @@ event_check_transaction(TupleTableSlot *slot)
 		ereport(ERROR,
 				(errcode(ERRCODE_IV_ENGINE_ONLY),
 				 errmsg("xid of an event must be the transaction's own"),
-				 errhint("Leave it to the column's default.")));
+				 errhint("Leave it to the column's default. To load a dump, set inventory.restoring first.")));
 	if (slot_int64(slot, EVENT_RECORDED_AT) != clock_transaction_time())
 		ereport(ERROR,
 				(errcode(ERRCODE_IV_ENGINE_ONLY),
 				 errmsg("recorded_at of an event must be the transaction's own"),
-				 errhint("Leave it to the column's default; effective_at says when it happened.")));
+				 errhint("Leave it to the column's default; effective_at says when it happened. To load a dump, set inventory.restoring first.")));
 }
 
 /*
@@ -443,6 +443,8 @@ inventory_event_applied(PG_FUNCTION_ARGS)
 	int64		reserved_delta;
 	int64		committed_delta;
 
+	if (inventory_restoring)
+		return PointerGetDatum(NULL);
 	inventory_check_loaded();
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		!TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) ||
@@ -480,6 +482,9 @@ inventory_event_append_only(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("%s must be called as a trigger", "event_append_only")));
+	if (inventory_restoring)
+		return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ?
+							   trigdata->tg_newtuple : trigdata->tg_trigtuple);
 	ereport(ERROR,
 			(errcode(ERRCODE_IV_ENGINE_ONLY),
 			 errmsg("table \"%s\" is append-only: %s is not possible",
@@ -519,6 +524,7 @@ event_read_level(int64 stock_id, LevelBase *base)
 static void
 event_load_level(int64 stock_id, LevelBase *base)
 {
+	inventory_check_not_restoring();
 	if (!event_read_level(stock_id, base))
 		ereport(ERROR,
 				(errcode(ERRCODE_IV_UNKNOWN_CODE),

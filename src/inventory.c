@@ -28,6 +28,7 @@
 #include "catalog.h"
 #include "clock.h"
 #include "compat.h"
+#include "drop.h"
 #include "event.h"
 #include "expiry.h"
 #include "inventory.h"
@@ -38,6 +39,8 @@
 #include "tail.h"
 
 COMPAT_MODULE_MAGIC;
+
+bool		inventory_restoring = false;
 
 static shmem_request_hook_type previous_shmem_request_hook = NULL;
 static shmem_startup_hook_type previous_shmem_startup_hook = NULL;
@@ -73,9 +76,30 @@ inventory_shmem_startup(void)
 	attached = true;
 }
 
+/* These are there without preloading, too: a dump may be loaded that way. */
+static void
+inventory_define_early_settings(void)
+{
+	DefineCustomBoolVariable("inventory.restoring",
+							 "Lets a dump be loaded: rows are not checked, stock does not move.",
+							 "Set it for the database before loading and end it with inventory.post_restore().",
+							 &inventory_restoring,
+							 false,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomBoolVariable("inventory.allow_drop",
+							 "Allows dropping the extension, or a partition, with the events in it.",
+							 NULL,
+							 &drop_allowed,
+							 false,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+}
+
 void
 _PG_init(void)
 {
+	inventory_define_early_settings();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 
@@ -127,6 +151,7 @@ _PG_init(void)
 	event_init();
 	expiry_init();
 	tail_init();
+	drop_init();
 }
 
 void
@@ -140,11 +165,23 @@ inventory_check_loaded(void)
 }
 
 void
+inventory_check_not_restoring(void)
+{
+	if (inventory_restoring)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a dump is being loaded into this database: inventory.restoring is on"),
+				 errhint("When it is loaded: SELECT inventory.post_restore();")));
+}
+
+void
 inventory_check_writable(const char *operation)
 {
 	char		name[NAMEDATALEN];
 
 	inventory_check_loaded();
+	if (unlikely(inventory_restoring))
+		inventory_check_not_restoring();
 	if (likely(!XactReadOnly && !IsInParallelMode()))
 		return;
 	snprintf(name, sizeof(name), "%s()", operation);
@@ -156,6 +193,7 @@ inventory_check_writable(const char *operation)
 Datum
 inventory_version(PG_FUNCTION_ARGS)
 {
-	inventory_check_loaded();
+	if (!inventory_restoring)
+		inventory_check_loaded();
 	PG_RETURN_TEXT_P(cstring_to_text(INVENTORY_VERSION));
 }

@@ -21,6 +21,7 @@
 
 #include "catalog.h"
 #include "error.h"
+#include "inventory.h"
 #include "query.h"
 
 static int	query_depth = 0;
@@ -172,11 +173,11 @@ inventory_engine_only(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("%s must be called as a trigger", "engine_only")));
-	if (!query_engine_writes())
+	if (!query_engine_writes() && !inventory_restoring)
 		ereport(ERROR,
 				(errcode(ERRCODE_IV_ENGINE_ONLY),
 				 errmsg("table \"%s\" is written by the engine only",
 						RelationGetRelationName(trigdata->tg_relation)),
-				 errhint("Use the functions of the schema inventory; a correction is another movement.")));
+				 errhint("Use the functions of the schema inventory; a correction is another movement. To load a dump, set inventory.restoring first.")));
 	return PointerGetDatum(NULL);
 }

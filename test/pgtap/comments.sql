@@ -31,6 +31,9 @@ UNION ALL
 SELECT 'index', i.indexrelid::regclass::text, obj_description(i.indexrelid, 'pg_class')
 FROM pg_index i JOIN member m ON m.classid = 'pg_class'::regclass AND m.objid = i.indrelid
 UNION ALL
+SELECT 'index', x.indexrelid::regclass::text, obj_description(x.indexrelid, 'pg_class')
+FROM pg_index x JOIN pg_inherits i ON i.inhrelid = x.indrelid WHERE i.inhparent = 'inventory.event'::regclass
+UNION ALL
 SELECT 'partition', i.inhrelid::regclass::text, obj_description(i.inhrelid, 'pg_class')
 FROM pg_inherits i WHERE i.inhparent = 'inventory.event'::regclass;
 

@@ -153,6 +153,20 @@ SELECT inventory.reserve('[{"sku": "E-TEA", "location": "E-SHELF", "quantity": 1
 SELECT inventory.post('transfer', ARRAY['E-TEA'], ARRAY['E-SHELF'], ARRAY[1]);
 \echo :LAST_ERROR_SQLSTATE
 
+-- IV021 events would be lost; the server of the tests allows it
+SET inventory.allow_drop = off;
+DROP EXTENSION inventory CASCADE;
+\echo :LAST_ERROR_SQLSTATE
+DROP TABLE inventory.event_2026_03;
+\echo :LAST_ERROR_SQLSTATE
+RESET inventory.allow_drop;
+
+-- While a dump is being loaded
+SET inventory.restoring = on;
+SELECT inventory.receive('E-TEA', 'E-SHELF', 1);
+\echo :LAST_ERROR_SQLSTATE
+RESET inventory.restoring;
+
 -- PostgreSQL's own
 SELECT inventory.receive(NULL, 'E-SHELF', 1);
 \echo :LAST_ERROR_SQLSTATE

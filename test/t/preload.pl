@@ -22,8 +22,8 @@ is($node->safe_psql('postgres', "SELECT count(*) FROM pg_namespace WHERE nspname
 # Preloaded.
 $node->append_conf('postgresql.conf', "shared_preload_libraries = 'inventory'\n");
 $node->restart;
-is($node->safe_psql('postgres', 'CREATE EXTENSION inventory; SELECT inventory.version()'), '0.1', 'with preload it works');
-is($node->safe_psql('postgres', "LOAD 'inventory'; SELECT inventory.version()"), '0.1', 'and LOAD does no harm');
+is($node->safe_psql('postgres', 'CREATE EXTENSION inventory; SELECT inventory.version()'), '0.2', 'with preload it works');
+is($node->safe_psql('postgres', "LOAD 'inventory'; SELECT inventory.version()"), '0.2', 'and LOAD does no harm');
 add_skus($node, 10, 'a');
 $node->safe_psql('postgres', "SELECT inventory.reserve('a', 'L', 4, ttl => NULL)");
 agrees($node, 'with preload');
@@ -82,7 +82,7 @@ is($node->safe_psql('clone', "SELECT inventory.available('a')"), '8', 'a new clo
 # DROP and CREATE EXTENSION: the same stock_id, another table of events.
 for my $round (1 .. 3)
 {
-	$node->safe_psql('clone', 'DROP EXTENSION inventory CASCADE');
+	$node->safe_psql('clone', 'SET inventory.allow_drop = on; DROP EXTENSION inventory CASCADE');
 	is($node->safe_psql('clone', "SELECT count(*) FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'inventory')"),
 		'0', "DROP EXTENSION leaves no table behind ($round)");
 	$node->safe_psql('clone', q{
@@ -99,7 +99,7 @@ INSERT INTO inventory.sku (sku) VALUES ('a')});
 # The same in one session, which has cached codes and plans of the old one.
 my $session = session($node, 'clone');
 is(ask($session, "SELECT inventory.available('a')"), '3', 'a session knows the old extension');
-ask($session, 'SET client_min_messages = warning; DROP EXTENSION inventory CASCADE; CREATE EXTENSION inventory');
+ask($session, 'SET client_min_messages = warning; SET inventory.allow_drop = on; DROP EXTENSION inventory CASCADE; CREATE EXTENSION inventory');
 is(ask($session, "SELECT inventory.available('a')"), 'IV002', 'in the new one the code is unknown');
 ask($session, "INSERT INTO inventory.location (location) VALUES ('L'); INSERT INTO inventory.sku (sku) VALUES ('a')");
 is(ask($session, "SELECT inventory.available('a')"), '0', 'until it is made anew');
