@@ -32,7 +32,9 @@
 #include "expiry.h"
 #include "inventory.h"
 #include "level.h"
+#include "maintenance.h"
 #include "partition.h"
+#include "progress.h"
 #include "projection.h"
 #include "stat.h"
 #include "tail.h"
@@ -55,6 +57,7 @@ inventory_shmem_request(void)
 	RequestAddinShmemSpace(MAXALIGN(clock_shmem_size()) +
 						   MAXALIGN(catalog_shmem_size()) +
 						   MAXALIGN(stat_shmem_size()) +
+						   MAXALIGN(progress_shmem_size()) +
 						   level_shmem_size());
 	level_shmem_request_locks();
 }
@@ -68,6 +71,7 @@ inventory_shmem_startup(void)
 	clock_shmem_init();
 	catalog_shmem_init();
 	stat_shmem_init();
+	progress_shmem_init();
 	level_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 	attached = true;
@@ -114,6 +118,13 @@ _PG_init(void)
 							   "",
 							   PGC_SUSET, GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
 							   NULL, NULL, NULL);
+	DefineCustomIntVariable("inventory.request_retention",
+							"Sets how many days request ids are remembered.",
+							"-1 keeps them for ever.",
+							&maintenance_request_retention,
+							30, -1, 36500,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
 	MarkGUCPrefixReserved("inventory");
 
 	previous_shmem_request_hook = shmem_request_hook;
@@ -126,6 +137,7 @@ _PG_init(void)
 	catalog_init();
 	event_init();
 	expiry_init();
+	progress_init();
 	tail_init();
 }
 
