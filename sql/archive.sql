@@ -288,6 +288,7 @@ DECLARE
 	base text := 'event_archive_' || regexp_replace(former, '^event_', '');
 	kept text := base;
 	reader record;
+	index record;
 BEGIN
 	IF NOT keep THEN
 		EXECUTE format('DROP TABLE %s', partition);
@@ -299,6 +300,14 @@ BEGIN
 		kept := base || '_' || n;
 	END LOOP;
 	EXECUTE format('ALTER TABLE %s RENAME TO %I', partition, kept);
+	-- A month that is made anew needs the names.
+	FOR index IN
+		SELECT c.oid::regclass AS name, overlay(c.relname PLACING kept FROM 1 FOR length(former)) AS new_name
+		FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+		WHERE i.indrelid = partition AND starts_with(c.relname, former)
+	LOOP
+		EXECUTE format('ALTER INDEX %s RENAME TO %I', index.name, index.new_name);
+	END LOOP;
 	EXECUTE format('COMMENT ON TABLE inventory.%I IS %L', kept,
 		'Archived: ' || coalesce(obj_description(partition, 'pg_class'), former));
 	-- It has lost the triggers that it had from the event table.
