@@ -29,14 +29,14 @@ BEGIN
 			p.proname = ANY (ARRAY['available', 'on_hand', 'history', 'stock_at', 'position',
 				'item_at', 'stock_items', 'available_of', 'tail_on_hand',
 				'tail_reserved', 'tail_committed', 'tail_event_count', 'version',
-				'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'levels'])
+				'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'stat_progresses', 'levels'])
 			OR rank >= 2 AND p.proname = ANY (ARRAY['receive', 'issue', 'adjust', 'set_on_hand',
 				'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship',
 				'release', 'extend', 'release_owner', 'expire_due'])
 			OR rank >= 3 AND p.proname = ANY (ARRAY['verify', 'level_differs', 'stat_reset', 'project', 'tick_hash',
-				'make_partition', 'make_partitions']))
+				'make_partition', 'make_partitions', 'maintain', 'archive', 'archive_partition']))
 	LOOP
-		EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', signature, role);
+		EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', signature, role);
 	END LOOP;
 END
 $$;

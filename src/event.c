@@ -153,6 +153,11 @@ event_writer_begin(EventWriter *writer)
 	writer->inserter = row_begin();
 	writer->target = row_open(writer->inserter,
 							  partition_for(clock_transaction_time()));
+	if (!writer->target->relation->rd_rel->relispartition)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("the events of this transaction's month have just been archived"),
+				 errhint("Try again.")));
 	event_check_table(RelationGetDescr(writer->target->relation));
 	writer->actor = cstring_to_text(GetUserNameFromId(GetOuterUserId(), false));
 }

@@ -33,7 +33,9 @@
 #include "expiry.h"
 #include "inventory.h"
 #include "level.h"
+#include "maintenance.h"
 #include "partition.h"
+#include "progress.h"
 #include "projection.h"
 #include "stat.h"
 #include "tail.h"
@@ -58,6 +60,7 @@ inventory_shmem_request(void)
 	RequestAddinShmemSpace(MAXALIGN(clock_shmem_size()) +
 						   MAXALIGN(catalog_shmem_size()) +
 						   MAXALIGN(stat_shmem_size()) +
+						   MAXALIGN(progress_shmem_size()) +
 						   level_shmem_size());
 	level_shmem_request_locks();
 }
@@ -71,6 +74,7 @@ inventory_shmem_startup(void)
 	clock_shmem_init();
 	catalog_shmem_init();
 	stat_shmem_init();
+	progress_shmem_init();
 	level_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 	attached = true;
@@ -138,6 +142,13 @@ _PG_init(void)
 							   "",
 							   PGC_SUSET, GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
 							   NULL, NULL, NULL);
+	DefineCustomIntVariable("inventory.request_retention",
+							"Sets how many days request ids are remembered.",
+							"-1 keeps them for ever.",
+							&maintenance_request_retention,
+							30, -1, 36500,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
 	MarkGUCPrefixReserved("inventory");
 
 	previous_shmem_request_hook = shmem_request_hook;
@@ -150,6 +161,7 @@ _PG_init(void)
 	catalog_init();
 	event_init();
 	expiry_init();
+	progress_init();
 	tail_init();
 	drop_init();
 }

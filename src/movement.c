@@ -835,6 +835,27 @@ inventory_post_array(PG_FUNCTION_ARGS)
 
 /* ---- reverse ---- */
 
+pg_noreturn static void
+reverse_raise_unknown(int64 event_id)
+{
+	static Statement statement = {
+		"SELECT max(a.recorded_until)::text FROM inventory.archived a WHERE a.last_event_id >= $1",
+		1, {INT8OID}
+	};
+	Datum		values[1];
+	char	   *until = NULL;
+
+	values[0] = Int64GetDatum(event_id);
+	if (OidIsValid(catalog_relations()->tick) &&
+		query_run(&statement, values, NULL) > 0)
+		until = query_text(0, 1);
+	ereport(ERROR,
+			(errcode(ERRCODE_IV_UNKNOWN_EVENT),
+			 errmsg("there is no event " INT64_FORMAT, event_id),
+			 until ? errdetail("Events recorded before %s have been archived.", until) : 0,
+			 until ? errhint("Put the stock right by adjust() or set_on_hand().") : 0));
+}
+
 /* The event to be reversed; the other leg of a transfer as the second one. */
 static int
 reverse_find(int64 event_id, Movement *movements)
@@ -859,9 +880,7 @@ reverse_find(int64 event_id, Movement *movements)
 	query_begin();
 	count = (int) query_run(&statement, values, NULL);
 	if (count == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_IV_UNKNOWN_EVENT),
-				 errmsg("there is no event " INT64_FORMAT, event_id)));
+		reverse_raise_unknown(event_id);
 	transfer = strcmp(query_text(0, 5), "transfer_out") == 0 ||
 		strcmp(query_text(0, 5), "transfer_in") == 0;
 	if (!transfer && strcmp(query_text(0, 5), "receive") != 0 &&
