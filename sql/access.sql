@@ -27,7 +27,7 @@ BEGIN
 		JOIN pg_namespace n ON n.oid = p.pronamespace
 		WHERE n.nspname = 'inventory' AND (
 			p.proname = ANY (ARRAY['available', 'on_hand', 'history', 'stock_at', 'position',
-				'item_at', 'stock_items', 'available_of', 'tail_on_hand',
+				'item_at', 'stock_items', 'check_kept', 'available_of', 'tail_on_hand',
 				'tail_reserved', 'tail_committed', 'tail_event_count', 'version',
 				'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'stat_progresses', 'levels'])
 			OR rank >= 2 AND p.proname = ANY (ARRAY['receive', 'issue', 'adjust', 'set_on_hand',

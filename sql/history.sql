@@ -1,3 +1,21 @@
+-- Only what has not been archived can be told event by event.
+CREATE FUNCTION inventory.check_kept(at timestamptz) RETURNS boolean
+	LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	archived_until timestamptz := (SELECT max(a.recorded_until) FROM inventory.archived a);
+BEGIN
+	IF at < archived_until THEN
+		RAISE EXCEPTION 'the events before % have been archived', archived_until
+			USING ERRCODE = 'IV022', HINT = 'The tables named in inventory.archived have them, if they were kept.';
+	END IF;
+	RETURN at IS NOT NULL;
+END
+$$;
+REVOKE ALL ON FUNCTION inventory.check_kept(timestamptz) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.check_kept(timestamptz) IS 'The engine''s own: an error (IV022) if the events of a moment have been archived.';
+
 CREATE FUNCTION inventory.history(
 	sku text, location text, lot text DEFAULT NULL, condition text DEFAULT 'good'
 ) RETURNS TABLE (
@@ -8,12 +26,13 @@ CREATE FUNCTION inventory.history(
 	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT v.event_id, v.type, v.on_hand_delta, v.reserved_delta, v.committed_delta,
-		(sum(v.on_hand_delta) OVER upto)::bigint,
-		(sum(v.reserved_delta) OVER upto)::bigint,
-		(sum(v.committed_delta) OVER upto)::bigint,
+		(coalesce(b.on_hand, 0) + sum(v.on_hand_delta) OVER upto)::bigint,
+		(coalesce(b.reserved, 0) + sum(v.reserved_delta) OVER upto)::bigint,
+		(coalesce(b.committed, 0) + sum(v.committed_delta) OVER upto)::bigint,
 		v.reservation_id, v.request_id, v.reference, v.reason, v.actor,
 		v.recorded_at, coalesce(v.effective_at, v.recorded_at), v.metadata
 	FROM inventory.event v
+	LEFT JOIN inventory.baseline b ON b.stock_id = v.stock_id
 	WHERE v.stock_id = (
 		SELECT k.stock_id
 		FROM inventory.stock k
@@ -27,7 +46,7 @@ AS $$
 $$;
 REVOKE ALL ON FUNCTION inventory.history(text, text, text, text) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.history(text, text, text, text) IS
-'The events of one stock item, oldest first, each with the quantities after it, in base units.';
+'The events of one stock item, oldest first, each with the quantities after it, in base units; from the end of the archived time on.';
 
 CREATE FUNCTION inventory.item_at(
 	stock_id bigint, at timestamptz,
@@ -97,11 +116,11 @@ AS $$
 	JOIN inventory.location l ON l.location_id = k.location_id
 	LEFT JOIN inventory.lot t ON t.lot_id = k.lot_id
 	CROSS JOIN LATERAL inventory.item_at(k.stock_id, stock_at.at) q
-	WHERE q.event_count > 0
+	WHERE (SELECT inventory.check_kept(stock_at.at)) AND q.event_count > 0
 $$;
 REVOKE ALL ON FUNCTION inventory.stock_at(timestamptz, text, text) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.stock_at(timestamptz, text, text) IS
-'What there was, as far as the engine had learned it by then: the sum of the events with recorded_at up to the moment, in base units, of all stock items, or those of a SKU, a location, or both. Unknown codes: IV002.';
+'What there was, as far as the engine had learned it by then: the sum of the events with recorded_at up to the moment, in base units, of all stock items, or those of a SKU, a location, or both. Unknown codes: IV002; archived moments: IV022.';
 
 CREATE FUNCTION inventory.position(effective_at timestamptz, sku text DEFAULT NULL, location text DEFAULT NULL)
 	RETURNS SETOF inventory.stock_position
@@ -113,14 +132,18 @@ AS $$
 	JOIN inventory.sku s ON s.sku_id = k.sku_id
 	JOIN inventory.location l ON l.location_id = k.location_id
 	LEFT JOIN inventory.lot t ON t.lot_id = k.lot_id
+	LEFT JOIN inventory.baseline b ON b.stock_id = k.stock_id
 	CROSS JOIN LATERAL (
-		SELECT sum(v.on_hand_delta)::bigint AS on_hand, sum(v.reserved_delta)::bigint AS reserved,
-			sum(v.committed_delta)::bigint AS committed, count(*) AS event_count
+		SELECT coalesce(sum(v.on_hand_delta), 0) AS on_hand, coalesce(sum(v.reserved_delta), 0) AS reserved,
+			coalesce(sum(v.committed_delta), 0) AS committed, count(*) AS event_count
 		FROM inventory.event v
 		WHERE v.stock_id = k.stock_id
-			AND coalesce(v.effective_at, v.recorded_at) <= "position".effective_at) q
-	WHERE q.event_count > 0
+			AND coalesce(v.effective_at, v.recorded_at) <= "position".effective_at) e
+	CROSS JOIN LATERAL (
+		SELECT (coalesce(b.on_hand, 0) + e.on_hand)::bigint AS on_hand, (coalesce(b.reserved, 0) + e.reserved)::bigint AS reserved,
+			(coalesce(b.committed, 0) + e.committed)::bigint AS committed, coalesce(b.event_count, 0) + e.event_count AS event_count) q
+	WHERE (SELECT inventory.check_kept("position".effective_at)) AND q.event_count > 0
 $$;
 REVOKE ALL ON FUNCTION inventory.position(timestamptz, text, text) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.position(timestamptz, text, text) IS
-'What there really was, as far as is known now: the sum of the events with effective_at up to the moment, in base units, whenever they were recorded; of all stock items, or those of a SKU, a location, or both. Reads all events of them. Unknown codes: IV002.';
+'What there really was, as far as is known now: the sum of the events with effective_at up to the moment, in base units, whenever they were recorded; of all stock items, or those of a SKU, a location, or both. Reads all events of them. Unknown codes: IV002; archived moments: IV022.';

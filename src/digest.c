@@ -4,8 +4,8 @@
  *		The hash chain over the events.
  *
  * A tick's hash is SHA-256, or HMAC-SHA-256 with a key, over the hash of the
- * tick before and then each event of the batch, by transaction and number.  An
- * event is written in a form that no version, platform or restore changes:
+ * tick before, then each event of the batch, by transaction and number, then the
+ * tick's number, time and number of events.  An event is written in a form that no version, platform or restore changes:
  * numbers as 8 bytes, the highest first; moments as microseconds since
  * 2000-01-01 UTC; codes and texts as a length of 4 bytes and what they say; in
  * front of each column a byte that is 0 for NULL.  The transaction's id is left
@@ -142,8 +142,13 @@ digest_event(Digest *digest, HeapTuple tuple, TupleDesc descriptor)
 }
 
 void
-digest_end(Digest *digest, uint8 *hash)
+digest_end(Digest *digest, const Tick *tick, uint8 *hash)
 {
+	resetStringInfo(&digest->event);
+	pq_sendint64(&digest->event, tick->tick_id);
+	pq_sendint64(&digest->event, tick->ticked_at);
+	pq_sendint64(&digest->event, tick->events);
+	digest_update(digest, digest->event.data, digest->event.len);
 	if (digest->keyed)
 	{
 		digest_check(pg_hmac_final(digest->keyed, hash, TICK_HASH_BYTES));

@@ -17,6 +17,6 @@ typedef struct Digest Digest;
 
 extern Digest *digest_begin(const uint8 *previous, const char *key);
 extern void digest_event(Digest *digest, HeapTuple tuple, TupleDesc descriptor);
-extern void digest_end(Digest *digest, uint8 *hash);
+extern void digest_end(Digest *digest, const Tick *tick, uint8 *hash);
 
 #endif							/* INVENTORY_DIGEST_H */

@@ -359,7 +359,7 @@ projection_end_tick(Projection *projection, const Boundary *boundary,
 	tick.events = projection->tick_events;
 	tick.snapshots = snapshots;
 	tick.keyed = projection_key() != NULL;
-	digest_end(projection->digest, tick.hash);
+	digest_end(projection->digest, &tick, tick.hash);
 	tick_insert(&tick);
 	projection->previous = tick;
 }
@@ -507,7 +507,7 @@ projection_run(void)
 	if (projection->run_events > 0)
 		projection_finish(projection, new_day);
 	else
-		digest_end(projection->digest, projection->previous.hash);
+		digest_end(projection->digest, &projection->previous, projection->previous.hash);
 	PopActiveSnapshot();
 	events = projection->run_events;
 	MemoryContextSwitchTo(caller);
@@ -585,6 +585,6 @@ inventory_tick_hash(PG_FUNCTION_ARGS)
 	ranges = boundary_ranges(&previous.boundary, &tick.boundary, &count);
 	batch_read(ranges, count, hash_visit, &visit);
 	SET_VARSIZE(hash, VARHDRSZ + TICK_HASH_BYTES);
-	digest_end(visit.digest, (uint8 *) VARDATA(hash));
+	digest_end(visit.digest, &tick, (uint8 *) VARDATA(hash));
 	PG_RETURN_BYTEA_P(hash);
 }

@@ -148,7 +148,7 @@ SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'in
 	ARRAY['set_test_clock', 'grant_access', 'catalog_changed', 'engine_only', 'event_applied', 'event_append_only', 'check_location_tree', 'check_sku_tracking'],
 	'a manager executes every function but the test clock, grant_access() and the triggers');
 SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND has_function_privilege('inventory_pgtap_reader', p.oid, 'EXECUTE')$$,
-	ARRAY['available', 'on_hand', 'history', 'stock_at', 'position', 'item_at', 'stock_items', 'available_of', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'version', 'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'levels'],
+	ARRAY['available', 'on_hand', 'history', 'stock_at', 'position', 'item_at', 'stock_items', 'check_kept', 'available_of', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'version', 'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'levels'],
 	'a reader executes what reads');
 
 -- A role that was given a right on events is held to their rules
