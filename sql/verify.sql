@@ -32,68 +32,311 @@ REVOKE ALL ON FUNCTION inventory.level_differs(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.level_differs(bigint) IS
 'Computes a loaded level anew while no transaction is moving it; NULL when it agrees, is not loaded, or is being moved all the time.';
 
-CREATE FUNCTION inventory.verify() RETURNS SETOF inventory.discrepancy
+CREATE TABLE inventory.verification (
+	verification_id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT verification_pkey PRIMARY KEY,
+	tick_id bigint NOT NULL,
+	scope text COLLATE "C" NOT NULL,
+	verified_at timestamptz NOT NULL
+);
+COMMENT ON TABLE inventory.verification IS 'What verify() has found to be without discrepancy: verify(''recent'') goes on from there.';
+COMMENT ON COLUMN inventory.verification.verification_id IS 'Number of the verification.';
+COMMENT ON COLUMN inventory.verification.tick_id IS 'The tick up to which everything agreed.';
+COMMENT ON COLUMN inventory.verification.scope IS 'What was asked for: all or recent.';
+COMMENT ON COLUMN inventory.verification.verified_at IS 'When it was verified.';
+COMMENT ON INDEX inventory.verification_pkey IS 'Query: the last verification (verify).';
+SELECT pg_extension_config_dump('inventory.verification', '');
+SELECT pg_extension_config_dump('inventory.verification_verification_id_seq', '');
+
+-- Where to look in an index for the transactions beyond a tick.
+CREATE FUNCTION inventory.xid_floor(snapshot pg_snapshot) RETURNS xid8
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	RETURN CASE WHEN pg_snapshot_xmax(snapshot) >= '281474976710656'::xid8 THEN '0'::xid8
+		ELSE pg_snapshot_xmin(snapshot) END;
+REVOKE ALL ON FUNCTION inventory.xid_floor(pg_snapshot) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.xid_floor(pg_snapshot) IS 'The engine''s own: no transaction before this one is beyond a tick with this snapshot.';
+
+-- What the events of each stock item come to: now, and as of the latest tick,
+-- which is what the stock rows should say (row_...).  Of all items, from the
+-- baseline; or of those with events since a tick, from their last snapshot up
+-- to it, which has been verified.
+CREATE FUNCTION inventory.booked(since bigint) RETURNS TABLE (
+	stock_id bigint, on_hand bigint, reserved bigint, committed bigint,
+	row_on_hand bigint, row_reserved bigint, row_committed bigint, row_event_count bigint)
+	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+	latest pg_snapshot := (SELECT t.snapshot FROM inventory.tick t ORDER BY t.tick_id DESC LIMIT 1);
+	verified pg_snapshot := (SELECT t.snapshot FROM inventory.tick t WHERE t.tick_id = since);
+BEGIN
+	IF verified IS NULL THEN
+		RETURN QUERY
+		SELECT coalesce(b.stock_id, e.stock_id),
+			coalesce(b.on_hand, 0) + coalesce(e.on_hand, 0), coalesce(b.reserved, 0) + coalesce(e.reserved, 0),
+			coalesce(b.committed, 0) + coalesce(e.committed, 0),
+			coalesce(b.on_hand, 0) + coalesce(e.row_on_hand, 0), coalesce(b.reserved, 0) + coalesce(e.row_reserved, 0),
+			coalesce(b.committed, 0) + coalesce(e.row_committed, 0), coalesce(b.event_count, 0) + coalesce(e.row_event_count, 0)
+		FROM inventory.baseline b
+		FULL JOIN (
+			SELECT v.stock_id, sum(v.on_hand_delta)::bigint AS on_hand,
+				sum(v.reserved_delta)::bigint AS reserved, sum(v.committed_delta)::bigint AS committed,
+				sum(v.on_hand_delta) FILTER (WHERE v.ticked)::bigint AS row_on_hand,
+				sum(v.reserved_delta) FILTER (WHERE v.ticked)::bigint AS row_reserved,
+				sum(v.committed_delta) FILTER (WHERE v.ticked)::bigint AS row_committed,
+				count(*) FILTER (WHERE v.ticked) AS row_event_count
+			FROM (SELECT v.*, coalesce(inventory.included(v.xid, latest), false) AS ticked
+				FROM inventory.event v WHERE inventory.progress_row() OFFSET 0) v
+			GROUP BY v.stock_id) e ON e.stock_id = b.stock_id;
+		RETURN;
+	END IF;
+	RETURN QUERY
+	WITH touched AS MATERIALIZED (
+		SELECT DISTINCT v.stock_id FROM inventory.event v
+		WHERE v.xid >= inventory.xid_floor(verified) AND NOT inventory.included(v.xid, verified)
+	)
+	SELECT d.stock_id,
+		coalesce(p.on_hand, b.on_hand, 0) + e.on_hand, coalesce(p.reserved, b.reserved, 0) + e.reserved,
+		coalesce(p.committed, b.committed, 0) + e.committed,
+		coalesce(p.on_hand, b.on_hand, 0) + e.row_on_hand, coalesce(p.reserved, b.reserved, 0) + e.row_reserved,
+		coalesce(p.committed, b.committed, 0) + e.row_committed, coalesce(p.event_count, b.event_count, 0) + e.row_event_count
+	FROM touched d
+	LEFT JOIN LATERAL (
+		SELECT p.*, t.snapshot FROM inventory.snapshot p JOIN inventory.tick t ON t.tick_id = p.tick_id
+		WHERE p.stock_id = d.stock_id AND p.tick_id <= since ORDER BY p.tick_id DESC LIMIT 1) p ON true
+	LEFT JOIN inventory.baseline b ON b.stock_id = d.stock_id
+	CROSS JOIN LATERAL (
+		SELECT coalesce(sum(v.on_hand_delta), 0)::bigint AS on_hand,
+			coalesce(sum(v.reserved_delta), 0)::bigint AS reserved,
+			coalesce(sum(v.committed_delta), 0)::bigint AS committed,
+			coalesce(sum(v.on_hand_delta) FILTER (WHERE v.ticked), 0)::bigint AS row_on_hand,
+			coalesce(sum(v.reserved_delta) FILTER (WHERE v.ticked), 0)::bigint AS row_reserved,
+			coalesce(sum(v.committed_delta) FILTER (WHERE v.ticked), 0)::bigint AS row_committed,
+			count(*) FILTER (WHERE v.ticked) AS row_event_count
+		FROM (SELECT v.*, coalesce(inventory.included(v.xid, latest), false) AS ticked
+			FROM inventory.event v
+			WHERE v.stock_id = d.stock_id AND v.xid >= coalesce(inventory.xid_floor(p.snapshot), '0'::xid8)
+				AND NOT coalesce(inventory.included(v.xid, p.snapshot), false)
+				AND inventory.progress_row() OFFSET 0) v) e;
+END
+$$;
+REVOKE ALL ON FUNCTION inventory.booked(bigint) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.booked(bigint) IS
+'What the events of each stock item come to, in base units, now and as of the latest tick: of all, or of those with events since a tick.';
+
+-- What the checks find; verify() adds the codes.
+CREATE TYPE inventory.finding AS (check_name text, stock_id bigint, expected bigint, found bigint, detail text);
+COMMENT ON TYPE inventory.finding IS 'One difference, before verify() has added the codes.';
+COMMENT ON COLUMN inventory.finding.check_name IS 'Which comparison failed.';
+COMMENT ON COLUMN inventory.finding.stock_id IS 'The stock item.';
+COMMENT ON COLUMN inventory.finding.expected IS 'What the events say.';
+COMMENT ON COLUMN inventory.finding.found IS 'What was found instead.';
+COMMENT ON COLUMN inventory.finding.detail IS 'What was compared with what.';
+
+CREATE FUNCTION inventory.verify_items(since bigint) RETURNS SETOF inventory.finding
+	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+BEGIN
+	RETURN QUERY
+	WITH booked AS MATERIALIZED (SELECT * FROM inventory.booked(since)),
+	item AS MATERIALIZED (
+		SELECT coalesce(b.stock_id, k.stock_id) AS stock_id, k.stock_id IS NOT NULL AS known,
+			coalesce(b.on_hand, 0) AS on_hand, coalesce(b.reserved, 0) AS reserved, coalesce(b.committed, 0) AS committed,
+			coalesce(b.row_on_hand, 0) AS row_on_hand, coalesce(b.row_reserved, 0) AS row_reserved,
+			coalesce(b.row_committed, 0) AS row_committed, coalesce(b.row_event_count, 0) AS row_event_count,
+			k.on_hand AS found_on_hand, k.reserved AS found_reserved, k.committed AS found_committed, k.event_count AS found_event_count
+		FROM booked b
+		FULL JOIN (SELECT k.* FROM inventory.stock k
+			WHERE since IS NULL OR k.stock_id IN (SELECT b.stock_id FROM booked b)) k ON k.stock_id = b.stock_id
+	)
+	SELECT 'stock item', i.stock_id, 1::bigint, 0::bigint, 'events of a stock item that does not exist'
+	FROM item i WHERE NOT i.known
+	UNION ALL
+	SELECT 'on hand', i.stock_id, 0, i.on_hand, 'on hand is negative' FROM item i WHERE i.on_hand < 0
+	UNION ALL
+	SELECT 'stock row', i.stock_id, x.expected, x.found, x.detail
+	FROM item i CROSS JOIN LATERAL (VALUES
+		(i.row_on_hand, i.found_on_hand, 'on_hand of the stock row, against the events up to the latest tick'),
+		(i.row_reserved, i.found_reserved, 'reserved of the stock row, against the events up to the latest tick'),
+		(i.row_committed, i.found_committed, 'committed of the stock row, against the events up to the latest tick'),
+		(i.row_event_count, i.found_event_count, 'event_count of the stock row, against the events up to the latest tick')
+	) x(expected, found, detail)
+	WHERE i.known AND x.expected <> x.found
+	UNION ALL
+	SELECT x.check_name, i.stock_id, x.expected, x.found, x.detail
+	FROM item i
+	CROSS JOIN LATERAL (
+		SELECT coalesce(sum(r.quantity - r.shipped - r.released) FILTER (WHERE r.state = 'held'), 0)::bigint AS reserved,
+			coalesce(sum(r.quantity - r.shipped - r.released) FILTER (WHERE r.state = 'committed'), 0)::bigint AS committed
+		FROM inventory.reservation r WHERE r.stock_id = i.stock_id) r
+	CROSS JOIN LATERAL (VALUES
+		('reserved', i.reserved, r.reserved, 'sum of reserved_delta, against the held reservation lines'),
+		('committed', i.committed, r.committed, 'sum of committed_delta, against the committed reservation lines')
+	) x(check_name, expected, found, detail)
+	WHERE x.expected <> x.found;
+END
+$$;
+REVOKE ALL ON FUNCTION inventory.verify_items(bigint) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.verify_items(bigint) IS
+'Compares stock rows and open reservations with the events: of all stock items, or of those with events since a tick.';
+
+CREATE FUNCTION inventory.verify_lines() RETURNS SETOF inventory.finding
+	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+	SELECT 'reservation', r.stock_id, r.quantity, r.shipped + r.released,
+		format('reservation %s line %s: shipped + released is out of range for state %s', r.reservation_id, r.line_no, r.state)
+	FROM inventory.reservation r
+	WHERE inventory.progress_row() AND (r.shipped < 0 OR r.released < 0 OR r.quantity <= 0
+		OR CASE WHEN r.state IN ('held', 'committed') THEN r.shipped + r.released >= r.quantity
+			ELSE r.shipped + r.released <> r.quantity END)
+	UNION ALL
+	SELECT 'stock item', r.stock_id, 1, 0,
+		format('reservation %s line %s of a stock item that does not exist', r.reservation_id, r.line_no)
+	FROM inventory.reservation r
+	WHERE NOT EXISTS (SELECT FROM inventory.stock k WHERE k.stock_id = r.stock_id)
+	UNION ALL
+	SELECT 'event', d.stock_id, 1, d.n, format('event_id %s stands more than once', d.event_id)
+	FROM (SELECT v.event_id, min(v.stock_id) AS stock_id, count(*) AS n
+		FROM inventory.event v WHERE inventory.progress_row()
+		GROUP BY v.event_id HAVING count(*) > 1) d
+$$;
+REVOKE ALL ON FUNCTION inventory.verify_lines() FROM PUBLIC;
+COMMENT ON FUNCTION inventory.verify_lines() IS
+'Compares each reservation line with its state, and each event number with all others.';
+
+-- Each snapshot is the one before it and the events between their ticks; the
+-- first one is the baseline and the events up to its tick.  So each event is
+-- read about once.  The sums run on, so that a wrong snapshot is named alone.
+CREATE FUNCTION inventory.verify_snapshots(since bigint) RETURNS SETOF inventory.finding
+	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+	WITH step AS MATERIALIZED (
+		SELECT p.*, t.tick_id IS NOT NULL AS ticked, q.tick_id AS before_tick_id,
+			coalesce(q.recorded_until, '-infinity') AS before_until, b.stock_id IS NOT NULL AS based,
+			CASE WHEN q.tick_id <= since THEN q.on_hand WHEN q.tick_id IS NULL THEN coalesce(b.on_hand, 0) ELSE 0 END + e.on_hand AS more_on_hand,
+			CASE WHEN q.tick_id <= since THEN q.reserved WHEN q.tick_id IS NULL THEN coalesce(b.reserved, 0) ELSE 0 END + e.reserved AS more_reserved,
+			CASE WHEN q.tick_id <= since THEN q.committed WHEN q.tick_id IS NULL THEN coalesce(b.committed, 0) ELSE 0 END + e.committed AS more_committed,
+			CASE WHEN q.tick_id <= since THEN q.event_count WHEN q.tick_id IS NULL THEN coalesce(b.event_count, 0) ELSE 0 END + e.event_count AS more_event_count,
+			e.recorded_from AS first_recorded, e.recorded_until AS last_recorded
+		FROM inventory.snapshot p
+		LEFT JOIN inventory.tick t ON t.tick_id = p.tick_id
+		LEFT JOIN LATERAL (
+			SELECT q.*, u.snapshot FROM inventory.snapshot q JOIN inventory.tick u ON u.tick_id = q.tick_id
+			WHERE q.stock_id = p.stock_id AND q.tick_id < p.tick_id ORDER BY q.tick_id DESC LIMIT 1) q ON true
+		LEFT JOIN inventory.baseline b ON b.stock_id = p.stock_id
+		CROSS JOIN LATERAL (
+			SELECT coalesce(sum(v.on_hand_delta), 0)::bigint AS on_hand,
+				coalesce(sum(v.reserved_delta), 0)::bigint AS reserved,
+				coalesce(sum(v.committed_delta), 0)::bigint AS committed, count(*) AS event_count,
+				min(v.recorded_at) AS recorded_from, max(v.recorded_at) AS recorded_until
+			FROM inventory.event v
+			WHERE v.stock_id = p.stock_id AND inventory.included(v.xid, t.snapshot)
+				AND v.xid >= coalesce(inventory.xid_floor(q.snapshot), '0'::xid8)
+				AND (v.xid < pg_snapshot_xmax(t.snapshot) OR v.xid >= '281474976710656'::xid8)
+				AND NOT coalesce(inventory.included(v.xid, q.snapshot), false)) e
+		WHERE p.tick_id > coalesce(since, 0) AND inventory.progress_row()
+	), summed AS (
+		SELECT s.*,
+			(sum(s.more_on_hand) OVER upto)::bigint AS sum_on_hand, (sum(s.more_reserved) OVER upto)::bigint AS sum_reserved,
+			(sum(s.more_committed) OVER upto)::bigint AS sum_committed, (sum(s.more_event_count) OVER upto)::bigint AS sum_event_count
+		FROM step s
+		WINDOW upto AS (PARTITION BY s.stock_id ORDER BY s.tick_id)
+	)
+	SELECT 'snapshot', s.stock_id, x.expected, x.found, format('%s of the snapshot at tick %s', x.name, s.tick_id)
+	FROM summed s CROSS JOIN LATERAL (VALUES
+		('on_hand', s.sum_on_hand, s.on_hand), ('reserved', s.sum_reserved, s.reserved),
+		('committed', s.sum_committed, s.committed), ('event_count', s.sum_event_count, s.event_count),
+		('previous_tick_id', coalesce(s.before_tick_id, 0), coalesce(s.previous_tick_id, 0))
+	) x(name, expected, found)
+	WHERE s.ticked AND x.expected <> x.found
+	UNION ALL
+	SELECT 'snapshot', s.stock_id, s.tick_id, NULL, format('the tick %s of the snapshot is not there', s.tick_id)
+	FROM step s WHERE NOT s.ticked
+	UNION ALL
+	SELECT 'snapshot', s.stock_id, NULL, NULL,
+		format('recorded_from, recorded_until of the snapshot at tick %s: %s, %s', s.tick_id, s.recorded_from, s.recorded_until)
+	FROM step s
+	WHERE s.ticked AND NOT (s.based AND s.before_tick_id IS NULL)
+		AND (s.recorded_from <> s.first_recorded OR s.recorded_until <> greatest(s.before_until, s.last_recorded))
+$$;
+REVOKE ALL ON FUNCTION inventory.verify_snapshots(bigint) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.verify_snapshots(bigint) IS
+'Compares the snapshots, or those since a tick, with the events up to their ticks.';
+
+CREATE FUNCTION inventory.verify_levels() RETURNS SETOF inventory.finding
 	LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 'level', v.stock_id, x.expected, x.found, x.detail
+	FROM inventory.levels() v
+	CROSS JOIN LATERAL inventory.level_differs(v.stock_id) d
+	CROSS JOIN LATERAL (VALUES
+		(d.expected_on_hand, d.found_on_hand, 'on hand in shared memory'),
+		(d.expected_available, d.found_available, 'available (before safety stock) in shared memory')
+	) x(expected, found, detail)
+	WHERE inventory.progress_row() AND x.expected <> x.found
+$$;
+REVOKE ALL ON FUNCTION inventory.verify_levels() FROM PUBLIC;
+COMMENT ON FUNCTION inventory.verify_levels() IS
+'Compares the levels in shared memory with the tables, each while no transaction is moving it.';
+
+-- From where verify('recent') goes on: the last verified tick, or the last one
+-- that archived time left.
+CREATE FUNCTION inventory.verified_tick() RETURNS bigint
+	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT greatest(v.tick_id, (SELECT max(a.tick_id) FROM inventory.archived a))
+	FROM inventory.verification v ORDER BY v.verification_id DESC LIMIT 1
+$$;
+REVOKE ALL ON FUNCTION inventory.verified_tick() FROM PUBLIC;
+COMMENT ON FUNCTION inventory.verified_tick() IS 'The tick up to which verify() has last found no discrepancy; NULL before the first time.';
+
+CREATE FUNCTION inventory.verify(scope text DEFAULT 'all') RETURNS SETOF inventory.discrepancy
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 	SET jit = off
 AS $$
-	WITH by_event AS MATERIALIZED (
-		SELECT v.stock_id, sum(v.on_hand_delta)::bigint AS on_hand,
-			sum(v.reserved_delta)::bigint AS reserved,
-			sum(v.committed_delta)::bigint AS committed
-		FROM inventory.event v GROUP BY v.stock_id
-	), by_reservation AS MATERIALIZED (
-		SELECT r.stock_id,
-			coalesce(sum(r.quantity - r.shipped - r.released) FILTER (WHERE r.state = 'held'), 0)::bigint AS reserved,
-			coalesce(sum(r.quantity - r.shipped - r.released) FILTER (WHERE r.state = 'committed'), 0)::bigint AS committed
-		FROM inventory.reservation r GROUP BY r.stock_id
-	), item AS MATERIALIZED (
-		SELECT coalesce(k.stock_id, e.stock_id, r.stock_id) AS stock_id,
-			k.stock_id IS NOT NULL AS known,
-			coalesce(e.on_hand, 0) AS on_hand, coalesce(e.reserved, 0) AS reserved,
-			coalesce(e.committed, 0) AS committed,
-			coalesce(r.reserved, 0) AS held, coalesce(r.committed, 0) AS promised
-		FROM inventory.stock k
-		FULL JOIN by_event e ON e.stock_id = k.stock_id
-		FULL JOIN by_reservation r ON r.stock_id = coalesce(k.stock_id, e.stock_id)
-	), difference(check_name, stock_id, expected, found, detail) AS (
-		SELECT 'stock item', stock_id, 1::bigint, 0::bigint, 'events or reservations of a stock item that does not exist'
-		FROM item WHERE NOT known
+DECLARE
+	since bigint;
+	upto bigint := (SELECT max(t.tick_id) FROM inventory.tick t);
+	events bigint := (SELECT sum(greatest(c.reltuples, 0))::bigint FROM pg_inherits i
+		JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'inventory.event'::regclass);
+	findings inventory.finding[];
+BEGIN
+	IF scope IS NULL OR scope NOT IN ('all', 'recent') THEN
+		RAISE EXCEPTION 'unknown scope "%"', scope
+			USING ERRCODE = 'IV020', HINT = 'The scopes are all and recent.';
+	END IF;
+	PERFORM inventory.progress_begin('verify');
+	IF scope = 'recent' THEN
+		since := inventory.verified_tick();
+	END IF;
+
+	-- One statement, so that all of it sees the same snapshot.
+	SELECT array_agg(f) INTO findings FROM (
+		SELECT f FROM inventory.progress_phase('stock rows', events), inventory.verify_items(since) f
 		UNION ALL
-		SELECT 'on hand', stock_id, 0, on_hand, 'on hand is negative' FROM item WHERE on_hand < 0
+		SELECT f FROM inventory.progress_phase('reservation lines and event numbers', events), inventory.verify_lines() f WHERE since IS NULL
 		UNION ALL
-		SELECT 'reserved', stock_id, reserved, held, 'sum of reserved_delta, against the held reservation lines'
-		FROM item WHERE reserved <> held
+		SELECT f FROM inventory.progress_phase('snapshots', 0), inventory.verify_snapshots(since) f
 		UNION ALL
-		SELECT 'committed', stock_id, committed, promised, 'sum of committed_delta, against the committed reservation lines'
-		FROM item WHERE committed <> promised
-		UNION ALL
-		SELECT 'reservation', r.stock_id, r.quantity, r.shipped + r.released,
-			format('reservation %s line %s: shipped + released is out of range for state %s', r.reservation_id, r.line_no, r.state)
-		FROM inventory.reservation r
-		WHERE r.shipped < 0 OR r.released < 0 OR r.quantity <= 0
-			OR CASE WHEN r.state IN ('held', 'committed') THEN r.shipped + r.released >= r.quantity
-				ELSE r.shipped + r.released <> r.quantity END
-		UNION ALL
-		SELECT 'event', d.stock_id, 1, d.n, format('event_id %s stands more than once', d.event_id)
-		FROM (SELECT v.event_id, min(v.stock_id) AS stock_id, count(*) AS n
-			FROM inventory.event v GROUP BY v.event_id HAVING count(*) > 1) d
-		UNION ALL
-		SELECT 'level', v.stock_id, x.expected, x.found, x.detail
-		FROM inventory.levels() v
-		CROSS JOIN LATERAL inventory.level_differs(v.stock_id) d
-		CROSS JOIN LATERAL (VALUES
-			(d.expected_on_hand, d.found_on_hand, 'on hand in shared memory'),
-			(d.expected_available, d.found_available, 'available (before safety stock) in shared memory')
-		) x(expected, found, detail)
-		WHERE x.expected <> x.found
-	)
-	SELECT d.check_name, d.stock_id, s.sku, l.location, t.lot, k.condition, d.expected, d.found, d.detail
-	FROM difference d
-	LEFT JOIN inventory.stock k ON k.stock_id = d.stock_id
+		SELECT ROW('tick', NULL, NULL, NULL, format('tick %s: %s', c.tick_id, c.detail))::inventory.finding
+		FROM inventory.progress_phase('hash chain', coalesce(upto - coalesce(since, 0), 0)), inventory.verify_chain(since + 1) c) x;
+	PERFORM inventory.progress_phase('levels', (SELECT s.entries FROM inventory.stat_levels() s));
+	findings := findings || (SELECT array_agg(f) FROM inventory.verify_levels() f);
+
+	IF findings IS NULL AND upto > coalesce(inventory.verified_tick(), 0)
+		AND NOT current_setting('transaction_read_only')::boolean
+	THEN
+		INSERT INTO inventory.verification (tick_id, scope, verified_at)
+		VALUES (upto, verify.scope, inventory.clock_time());
+	END IF;
+	PERFORM inventory.progress_end();
+	RETURN QUERY
+	SELECT f.check_name, f.stock_id, s.sku, l.location, t.lot, k.condition, f.expected, f.found, f.detail
+	FROM unnest(findings) f
+	LEFT JOIN inventory.stock k ON k.stock_id = f.stock_id
 	LEFT JOIN inventory.sku s ON s.sku_id = k.sku_id
 	LEFT JOIN inventory.location l ON l.location_id = k.location_id
-	LEFT JOIN inventory.lot t ON t.lot_id = k.lot_id
+	LEFT JOIN inventory.lot t ON t.lot_id = k.lot_id;
+END
 $$;
-REVOKE ALL ON FUNCTION inventory.verify() FROM PUBLIC;
-COMMENT ON FUNCTION inventory.verify() IS
-'Compares stock items, reservations and the levels in shared memory with the events; no row means no discrepancy.';
+REVOKE ALL ON FUNCTION inventory.verify(text) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.verify(text) IS
+'Compares stock rows, reservations, snapshots, the hash chain and the levels in shared memory with the events; no row means no discrepancy. all: everything; recent: what has changed since the last time that nothing was found. Does not stop anybody; can be cancelled.';

@@ -147,7 +147,7 @@ _PG_init(void)
 							"-1 keeps them for ever.",
 							&maintenance_request_retention,
 							30, -1, 36500,
-							PGC_SIGHUP, 0,
+							PGC_SUSET, 0,
 							NULL, NULL, NULL);
 	MarkGUCPrefixReserved("inventory");
 
