@@ -29,7 +29,7 @@ BEGIN
 			p.proname = ANY (ARRAY['available', 'on_hand', 'history', 'stock_at', 'position',
 				'item_at', 'stock_items', 'available_of', 'tail_on_hand',
 				'tail_reserved', 'tail_committed', 'tail_event_count', 'version',
-				'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'levels'])
+				'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'stat_workers', 'levels'])
 			OR rank >= 2 AND p.proname = ANY (ARRAY['receive', 'issue', 'adjust', 'set_on_hand',
 				'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship',
 				'release', 'extend', 'release_owner', 'expire_due'])

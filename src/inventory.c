@@ -34,8 +34,10 @@
 #include "level.h"
 #include "partition.h"
 #include "projection.h"
+#include "slot.h"
 #include "stat.h"
 #include "tail.h"
+#include "worker.h"
 
 COMPAT_MODULE_MAGIC;
 
@@ -55,8 +57,10 @@ inventory_shmem_request(void)
 	RequestAddinShmemSpace(MAXALIGN(clock_shmem_size()) +
 						   MAXALIGN(catalog_shmem_size()) +
 						   MAXALIGN(stat_shmem_size()) +
+						   MAXALIGN(slot_shmem_size()) +
 						   level_shmem_size());
 	level_shmem_request_locks();
+	slot_shmem_request_locks();
 }
 
 static void
@@ -68,6 +72,7 @@ inventory_shmem_startup(void)
 	clock_shmem_init();
 	catalog_shmem_init();
 	stat_shmem_init();
+	slot_shmem_init();
 	level_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 	attached = true;
@@ -114,6 +119,27 @@ _PG_init(void)
 							   "",
 							   PGC_SUSET, GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
 							   NULL, NULL, NULL);
+	DefineCustomBoolVariable("inventory.workers",
+							 "Runs a background worker in every database with the extension.",
+							 NULL,
+							 &worker_enabled,
+							 true,
+							 PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("inventory.max_databases",
+							"Sets how many databases can have a background worker.",
+							NULL,
+							&worker_max_databases,
+							32, 1, 10000,
+							PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("inventory.tick_interval",
+							"Sets the time between two ticks while events are written.",
+							NULL,
+							&worker_tick_interval,
+							1000, 10, 3600000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
 	MarkGUCPrefixReserved("inventory");
 
 	previous_shmem_request_hook = shmem_request_hook;
@@ -127,6 +153,8 @@ _PG_init(void)
 	event_init();
 	expiry_init();
 	tail_init();
+	lifecycle_init();
+	launcher_register();
 }
 
 void
