@@ -29,7 +29,8 @@ BEGIN
 			p.proname = ANY (ARRAY['available', 'on_hand', 'history', 'stock_at', 'position',
 				'item_at', 'stock_items', 'check_kept', 'available_of', 'tail_on_hand',
 				'tail_reserved', 'tail_committed', 'tail_event_count', 'version',
-				'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'stat_progresses', 'levels'])
+				'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'stat_progresses',
+				'stat_workers', 'levels'])
 			OR rank >= 2 AND p.proname = ANY (ARRAY['receive', 'issue', 'adjust', 'set_on_hand',
 				'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship',
 				'release', 'extend', 'release_owner', 'expire_due'])

@@ -20,6 +20,7 @@
 #include "clock.h"
 #include "compat.h"
 #include "inventory.h"
+#include "worker.h"
 
 static pg_atomic_uint64 *test_clock = NULL;
 
@@ -109,5 +110,6 @@ inventory_set_test_clock(PG_FUNCTION_ARGS)
 					 errmsg("the test clock cannot be set to this moment")));
 		pg_atomic_write_u64(test_clock, (uint64) at);
 	}
+	worker_wake_all();
 	PG_RETURN_VOID();
 }

@@ -31,6 +31,28 @@
 #define COMPAT_LOCAL_TRANSACTION_ID (MyProc->lxid)
 #endif
 
+#if PG_VERSION_NUM >= 170000
+#define COMPAT_MY_PROCESS_NUMBER ((uint32) MyProcNumber)
+#define compat_wait_event(name) WaitEventExtensionNew(name)
+#else
+#define COMPAT_MY_PROCESS_NUMBER ((uint32) MyProc->pgprocno)
+#define compat_wait_event(name) PG_WAIT_EXTENSION
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#define compat_is_database_owner(id) \
+	object_ownercheck(DatabaseRelationId, id, GetUserId())
+#define compat_is_extension_owner(id) \
+	object_ownercheck(ExtensionRelationId, id, GetUserId())
+#else
+#define compat_is_database_owner(id) pg_database_ownercheck(id, GetUserId())
+#define compat_is_extension_owner(id) pg_extension_ownercheck(id, GetUserId())
+#endif
+
+/* datconnlimit of a database that DROP DATABASE has left half dropped; the
+ * name came with the minor versions of August 2023. */
+#define COMPAT_DATABASE_IS_INVALID (-2)
+
 /* pg_snapshot's layout is private to xid8funcs.c, and the same since version 13. */
 #include "access/transam.h"
 typedef struct CompatSnapshot

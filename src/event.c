@@ -42,6 +42,7 @@
 #include "partition.h"
 #include "stat.h"
 #include "tail.h"
+#include "worker.h"
 
 /* Columns, as the install script has them. */
 enum
@@ -81,6 +82,9 @@ static Oid	type_oids_of = InvalidOid;
 
 /* True while the rows being inserted are the engine's. */
 static bool engine_writing = false;
+
+/* Whether this transaction has inserted an event. */
+static bool events_inserted = false;
 
 static void event_check_table(TupleDesc descriptor);
 
@@ -469,6 +473,7 @@ inventory_event_applied(PG_FUNCTION_ARGS)
 	committed_delta = slot_int64(slot, EVENT_COMMITTED_DELTA);
 
 	event_check_transaction(slot);
+	events_inserted = true;
 	if (!engine_writing)
 		event_check_foreign(type, on_hand_delta, reserved_delta, committed_delta);
 	event_apply(stock_id, type, on_hand_delta, reserved_delta + committed_delta);
@@ -536,10 +541,20 @@ event_load_level(int64 stock_id, LevelBase *base)
 				 errmsg("there is no stock item " INT64_FORMAT, stock_id)));
 }
 
+static void
+event_xact_callback(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT && events_inserted)
+		worker_wake();
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+		events_inserted = false;
+}
+
 void
 event_init(void)
 {
 	level_loader = event_load_level;
+	RegisterXactCallback(event_xact_callback, NULL);
 }
 
 /*

@@ -37,8 +37,10 @@
 #include "partition.h"
 #include "progress.h"
 #include "projection.h"
+#include "slot.h"
 #include "stat.h"
 #include "tail.h"
+#include "worker.h"
 
 COMPAT_MODULE_MAGIC;
 
@@ -61,8 +63,10 @@ inventory_shmem_request(void)
 						   MAXALIGN(catalog_shmem_size()) +
 						   MAXALIGN(stat_shmem_size()) +
 						   MAXALIGN(progress_shmem_size()) +
+						   MAXALIGN(slot_shmem_size()) +
 						   level_shmem_size());
 	level_shmem_request_locks();
+	slot_shmem_request_locks();
 }
 
 static void
@@ -75,6 +79,7 @@ inventory_shmem_startup(void)
 	catalog_shmem_init();
 	stat_shmem_init();
 	progress_shmem_init();
+	slot_shmem_init();
 	level_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 	attached = true;
@@ -149,6 +154,27 @@ _PG_init(void)
 							30, -1, 36500,
 							PGC_SUSET, 0,
 							NULL, NULL, NULL);
+	DefineCustomBoolVariable("inventory.workers",
+							 "Runs a background worker in every database with the extension.",
+							 NULL,
+							 &worker_enabled,
+							 true,
+							 PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("inventory.max_databases",
+							"Sets how many databases can have a background worker.",
+							NULL,
+							&worker_max_databases,
+							32, 1, 10000,
+							PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("inventory.tick_interval",
+							"Sets the time between two ticks while events are written.",
+							NULL,
+							&worker_tick_interval,
+							1000, 10, 3600000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
 	MarkGUCPrefixReserved("inventory");
 
 	previous_shmem_request_hook = shmem_request_hook;
@@ -164,6 +190,8 @@ _PG_init(void)
 	progress_init();
 	tail_init();
 	drop_init();
+	lifecycle_init();
+	launcher_register();
 }
 
 void

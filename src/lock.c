@@ -36,6 +36,18 @@ engine_lock(EngineLockClass lock_class, uint64 id, LOCKMODE mode, bool wait)
 	return LockAcquire(&tag, mode, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
 }
 
+/*
+ * Takes a lock until the process ends; false if somebody else has it.
+ */
+bool
+engine_lock_session(EngineLockClass lock_class, uint64 id)
+{
+	LOCKTAG		tag;
+
+	engine_lock_tag(&tag, lock_class, id);
+	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
 void
 engine_unlock(EngineLockClass lock_class, uint64 id, LOCKMODE mode)
 {

@@ -20,6 +20,7 @@ typedef enum EngineLockClass
 	ENGINE_LOCK_TREE,			/* changing the tree of locations; until commit */
 	ENGINE_LOCK_PROJECTION,		/* writing stock rows, ticks, snapshots; until
 								 * commit */
+	ENGINE_LOCK_WORKER,			/* being the database's worker; until its end */
 } EngineLockClass;
 
 /* Stock items share this many work locks, so that no transaction holds more. */
@@ -27,6 +28,7 @@ typedef enum EngineLockClass
 
 extern bool engine_lock(EngineLockClass lock_class, uint64 id, LOCKMODE mode,
 						bool wait);
+extern bool engine_lock_session(EngineLockClass lock_class, uint64 id);
 extern void engine_unlock(EngineLockClass lock_class, uint64 id, LOCKMODE mode);
 
 #endif							/* INVENTORY_LOCK_H */

@@ -525,6 +525,11 @@ inventory_project(PG_FUNCTION_ARGS)
 	int64		events;
 
 	inventory_check_writable("project");
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("%s cannot run in a transaction with isolation level REPEATABLE READ or SERIALIZABLE", "project()"),
+				 errdetail("Its own snapshot would see the new tick with the former stock rows.")));
 	while ((events = projection_run()) > 0)
 	{
 		sum += events;

@@ -347,7 +347,7 @@ static struct
 	bool		known;
 	TransactionId xmin;			/* of the snapshot */
 	TransactionId xmax;
-	uint32		xip_count;
+	uint32		running;
 	CommandId	command_id;
 	Tick		tick;
 	TimestampTz known_from;		/* what is known is true in [from, until) */
@@ -392,6 +392,13 @@ tail_init(void)
 											  ALLOCSET_SMALL_SIZES);
 }
 
+/* How many transactions below xmax the snapshot sees running. */
+static uint32
+snapshot_running(Snapshot snapshot)
+{
+	return snapshot->takenDuringRecovery ? snapshot->subxcnt : snapshot->xcnt;
+}
+
 /*
  * Whether what is known is what the snapshot sees.  Of the transactions below
  * xmax none starts to run any more, so the same number of them is the same ones.
@@ -401,7 +408,7 @@ tail_is_of(Snapshot snapshot)
 {
 	return tail.known &&
 		tail.xmin == snapshot->xmin && tail.xmax == snapshot->xmax &&
-		tail.xip_count == snapshot->xcnt + snapshot->subxcnt &&
+		tail.running == snapshot_running(snapshot) &&
 		tail.command_id == snapshot->curcid;
 }
 
@@ -417,7 +424,7 @@ tail_start(Snapshot snapshot, TimestampTz now)
 	MemoryContextSwitchTo(old);
 	tail.xmin = snapshot->xmin;
 	tail.xmax = snapshot->xmax;
-	tail.xip_count = snapshot->xcnt + snapshot->subxcnt;
+	tail.running = snapshot_running(snapshot);
 	tail.command_id = snapshot->curcid;
 	tail.known_from = now;
 	tail.known_until = DT_NOEND;

@@ -86,12 +86,22 @@ boundary_to_datum(const Boundary *boundary)
 	return PointerGetDatum(snapshot);
 }
 
-/* The boundary of the active snapshot; this transaction is outside. */
+/*
+ * The boundary of the active snapshot.  This transaction is outside: it may
+ * write more events.  The snapshot itself does not say that it is open.
+ */
 void
 boundary_now(Boundary *boundary)
 {
+	uint64		own = U64FromFullTransactionId(GetTopFullTransactionIdIfAny());
+
 	boundary_from_datum(DirectFunctionCall1(pg_current_snapshot, (Datum) 0),
 						boundary);
+	if (own == 0 || own >= boundary->xmax)
+		return;
+	boundary->xip = repalloc(boundary->xip, (boundary->xip_count + 1) * sizeof(uint64));
+	boundary->xip[boundary->xip_count++] = own;
+	qsort(boundary->xip, boundary->xip_count, sizeof(uint64), xid_compare);
 }
 
 /*
