@@ -64,17 +64,23 @@ SELECT pg_extension_config_dump('inventory.baseline', '');
 SELECT pg_extension_config_dump('inventory.archived', '');
 SELECT pg_extension_config_dump('inventory.archived_archive_id_seq', '');
 
--- Transaction ids from 2^48 on are of the cluster that a dump was made in; all
--- of that is before anything that happened here.
+-- Transaction ids from 2^63 on are of the cluster that a dump was made in (see
+-- restore.sql); all of that is before anything that happened here.
 CREATE FUNCTION inventory.included(xid xid8, snapshot pg_snapshot) RETURNS boolean
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE
 	RETURN CASE
-		WHEN (xid >= '281474976710656'::xid8) = (pg_snapshot_xmax(snapshot) >= '281474976710656'::xid8)
+		WHEN (xid >= '9223372036854775808'::xid8) = (pg_snapshot_xmax(snapshot) >= '9223372036854775808'::xid8)
 			THEN pg_visible_in_snapshot(xid, snapshot)
-		ELSE xid >= '281474976710656'::xid8
+		ELSE xid >= '9223372036854775808'::xid8
 	END;
 REVOKE ALL ON FUNCTION inventory.included(xid8, pg_snapshot) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.included(xid8, pg_snapshot) IS 'Whether a tick with this snapshot includes the events of a transaction.';
+
+CREATE FUNCTION inventory.included_until(last_xid xid8, snapshot pg_snapshot) RETURNS boolean
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	RETURN (pg_snapshot_xmin(snapshot) < '9223372036854775808'::xid8, pg_snapshot_xmin(snapshot)) > (last_xid < '9223372036854775808'::xid8, last_xid);
+REVOKE ALL ON FUNCTION inventory.included_until(xid8, pg_snapshot) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.included_until(xid8, pg_snapshot) IS 'Whether a tick with this snapshot includes the events of a transaction and of all before it.';
 
 CREATE FUNCTION inventory.lock_projection() RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
@@ -125,12 +131,12 @@ DECLARE
 	high bigint := (SELECT max(t.tick_id) FROM inventory.tick t);
 	middle bigint;
 BEGIN
-	IF NOT EXISTS (SELECT FROM inventory.tick t WHERE t.tick_id = high AND pg_snapshot_xmin(t.snapshot) > last_xid) THEN
+	IF NOT EXISTS (SELECT FROM inventory.tick t WHERE t.tick_id = high AND inventory.included_until(last_xid, t.snapshot)) THEN
 		RETURN NULL;
 	END IF;
 	WHILE low < high LOOP
 		middle := (low + high) / 2;
-		IF (SELECT pg_snapshot_xmin(t.snapshot) > last_xid FROM inventory.tick t
+		IF (SELECT inventory.included_until(last_xid, t.snapshot) FROM inventory.tick t
 				WHERE t.tick_id >= middle ORDER BY t.tick_id LIMIT 1) THEN
 			high := middle;
 		ELSE
@@ -197,8 +203,10 @@ DECLARE
 	last_xid xid8;
 	anchor bigint;
 BEGIN
-	EXECUTE format('SELECT v.xid FROM %s v WHERE v.xid < ''281474976710656''::xid8 ORDER BY v.xid DESC LIMIT 1', partition)
-		INTO last_xid;
+	EXECUTE format($sql$
+		SELECT coalesce((SELECT v.xid FROM %1$s v WHERE v.xid < '9223372036854775808'::xid8 ORDER BY v.xid DESC LIMIT 1),
+			(SELECT v.xid FROM %1$s v ORDER BY v.xid DESC LIMIT 1))
+	$sql$, partition) INTO last_xid;
 	IF last_xid IS NULL THEN
 		RETURN (SELECT max(t.tick_id) FROM inventory.tick t WHERE t.ticked_at < recorded_until);
 	END IF;

@@ -159,34 +159,43 @@ partitions_open(void)
 
 /* ---- Ranges ---- */
 
+static void
+range_append(XidRange *ranges, int *count, uint64 first, uint64 last)
+{
+	ranges[*count].first = first;
+	ranges[*count].last = last;
+	(*count)++;
+}
+
 /*
  * The transactions beyond one boundary and, as far as ranges tell, within
  * another; ascending.  Ranges hold others too: filter by span_has_xid().
+ * Indexes have the ids as unsigned numbers, so no range goes across 0; the open
+ * transactions of a boundary are all on the same side of it.
  */
 XidRange *
 boundary_ranges(const Boundary *after, const Boundary *upto, int *count)
 {
 	int			open = after ? after->xip_count : 0;
-	XidRange   *ranges = palloc((open + 1) * sizeof(XidRange));
-	uint64		last = upto ? upto->xmax - 1 : TICK_LAST_XID;
+	XidRange   *ranges = palloc((open + 2) * sizeof(XidRange));
+	uint64		first = after ? after->xmax : XID_FIRST;
+	uint64		last = upto ? upto->xmax - 1 : XID_LAST;
 
 	*count = 0;
-	for (int i = 0; i < open && after->xip[i] <= last; i++)
+	for (int i = 0; i < open && !xid_precedes(last, after->xip[i]); i++)
 	{
 		if (*count > 0 && after->xip[i] - ranges[*count - 1].last <= RANGE_GAP)
 			ranges[*count - 1].last = after->xip[i];
 		else
-		{
-			ranges[*count].first = ranges[*count].last = after->xip[i];
-			(*count)++;
-		}
+			range_append(ranges, count, after->xip[i], after->xip[i]);
 	}
-	if (after == NULL || after->xmax <= last)
+	if (xid_precedes(first, 0) && !xid_precedes(last, 0))
 	{
-		ranges[*count].first = after ? after->xmax : 0;
-		ranges[*count].last = last;
-		(*count)++;
+		range_append(ranges, count, first, PG_UINT64_MAX);
+		first = 0;
 	}
+	if (!xid_precedes(last, first))
+		range_append(ranges, count, first, last);
 	return ranges;
 }
 

@@ -45,13 +45,13 @@ xid_compare(const void *a, const void *b)
 	uint64		x = *(const uint64 *) a;
 	uint64		y = *(const uint64 *) b;
 
-	return x < y ? -1 : x > y;
+	return xid_precedes(x, y) ? -1 : xid_precedes(y, x);
 }
 
 bool
 boundary_includes(const Boundary *boundary, uint64 xid)
 {
-	return xid < boundary->xmax &&
+	return xid_precedes(xid, boundary->xmax) &&
 		(boundary->xip_count == 0 ||
 		 bsearch(&xid, boundary->xip, boundary->xip_count, sizeof(uint64),
 				 xid_compare) == NULL);
@@ -105,13 +105,13 @@ boundary_now(Boundary *boundary)
 }
 
 /*
- * What "previous" includes, and of "next" the transactions below the xid.
+ * What "previous" includes, and of "next" the transactions before the xid.
  */
 void
 boundary_cut(const Boundary *previous, const Boundary *next, uint64 xid,
 			 Boundary *result)
 {
-	result->xmax = Max(previous->xmax, xid);
+	result->xmax = xid_precedes(previous->xmax, xid) ? xid : previous->xmax;
 	result->xip = palloc((previous->xip_count + next->xip_count + 1) * sizeof(uint64));
 	result->xip_count = 0;
 	/* Those of the previous one that are still open, or not reached yet. */
@@ -119,12 +119,13 @@ boundary_cut(const Boundary *previous, const Boundary *next, uint64 xid,
 	{
 		uint64		open = previous->xip[i];
 
-		if (open >= xid || !boundary_includes(next, open))
+		if (!xid_precedes(open, xid) || !boundary_includes(next, open))
 			result->xip[result->xip_count++] = open;
 	}
 	for (int i = 0; i < next->xip_count; i++)
 	{
-		if (next->xip[i] >= previous->xmax && next->xip[i] < xid)
+		if (!xid_precedes(next->xip[i], previous->xmax) &&
+			xid_precedes(next->xip[i], xid))
 			result->xip[result->xip_count++] = next->xip[i];
 	}
 }

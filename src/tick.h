@@ -15,12 +15,20 @@
 #define TICK_HASH_BYTES 32
 
 /*
- * Transactions of this cluster are below; those of restored events, which came
- * from another one, above.
+ * Transactions are in the order of their ids as signed numbers: those of restored
+ * events, which came from another cluster, have been made negative, and are
+ * before all of this one.  See sql/restore.sql.
  */
-#define TICK_LAST_XID ((UINT64CONST(1) << 48) - 1)
+#define XID_FIRST ((uint64) PG_INT64_MIN)
+#define XID_LAST ((uint64) PG_INT64_MAX)
 
-/* The transactions that a tick includes: below xmax, and not in xip. */
+static inline bool
+xid_precedes(uint64 a, uint64 b)
+{
+	return (int64) a < (int64) b;
+}
+
+/* The transactions that a tick includes: those before xmax, and not in xip. */
 typedef struct Boundary
 {
 	uint64		xmax;
