@@ -21,14 +21,14 @@ sub loads
 	return $node->safe_psql('postgres', 'SELECT loads FROM inventory.stat_level');
 }
 
-# All clients want the level while its loader is held up by a lock on the
-# events.  Calls $during with the pid of the loader, then lets it go.
+# All clients want the level while its loader is held up by a lock on
+# the ticks.  Calls $during with the pid of the loader, then lets it go.
 sub stampede
 {
 	my ($name, $call, $during) = @_;
 	my $lock = session($node);
 	my $loads = loads();
-	ask($lock, 'BEGIN; LOCK TABLE inventory.event IN ACCESS EXCLUSIVE MODE');
+	ask($lock, 'BEGIN; LOCK TABLE inventory.tick IN ACCESS EXCLUSIVE MODE');
 	my $run = start_clients($node, [ map { "$call;\n" } 1 .. $CLIENTS ]);
 	ok( $node->poll_query_until('postgres', qq{
 SELECT count(*) = $CLIENTS AND count(*) FILTER (WHERE wait_event_type = 'Lock') >= 1
@@ -73,7 +73,7 @@ for my $end ('cancel', 'terminate')
 		sub {
 			is( $node->safe_psql('postgres', qq{
 SELECT count(pg_${end}_backend(pid)) FROM (SELECT l.pid FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-	WHERE l.relation = 'inventory.event'::regclass AND NOT l.granted AND application_name LIKE 'client_%' LIMIT 1) x}),
+	WHERE l.relation = 'inventory.tick'::regclass AND NOT l.granted AND application_name LIKE 'client_%' LIMIT 1) x}),
 				'1', "the loader is ${end}d");
 		});
 	is(count_of($run, $end eq 'cancel' ? '57014' : '57P01'), 1, "the loader's end (${end}d) is its own only");
