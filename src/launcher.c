@@ -261,6 +261,17 @@ launcher_start(int index, Oid database)
 	slots_unlock();
 }
 
+/* One has ended: who waits for a process need not wait longer. */
+static void
+launcher_process_freed(void)
+{
+	for (int i = 0; i < worker_max_databases; i++)
+	{
+		if (worker_slots[i].end == END_NO_PROCESS)
+			worker_slots[i].next_start = 0;
+	}
+}
+
 /* Whether the process that was started for the slot has still to end. */
 static bool
 launcher_is_starting(int index)
@@ -284,6 +295,7 @@ launcher_is_starting(int index)
 	pfree(start->handle);
 	start->handle = NULL;
 	slots_lock(LW_EXCLUSIVE);
+	launcher_process_freed();
 	if (slot->claims == start->claims && slot->pid == 0 &&
 		!slot_must_leave(slot))
 	{
