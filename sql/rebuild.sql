@@ -55,9 +55,9 @@ AS $$
 			WHERE b.stock_id = w.stock_id AND a.events > 0) b ON true
 		CROSS JOIN LATERAL (
 			SELECT min(v.recorded_at) AS recorded_from, max(v.recorded_at) AS recorded_until
-			FROM inventory.event v
-			WHERE v.stock_id = w.stock_id AND v.xid >= coalesce(inventory.xid_floor(p.snapshot), '0'::xid8)
-				AND NOT coalesce(inventory.included(v.xid, p.snapshot), false)
+			FROM inventory.xid_ranges(p.snapshot, NULL) r
+			JOIN inventory.event v ON v.stock_id = w.stock_id AND v.xid >= r.first AND v.xid <= r.last
+			WHERE NOT coalesce(inventory.included(v.xid, p.snapshot), false)
 				AND inventory.included(v.xid, (SELECT t.snapshot FROM inventory.tick t ORDER BY t.tick_id DESC LIMIT 1))) e
 		WHERE k.stock_id = w.stock_id
 	)

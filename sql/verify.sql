@@ -47,13 +47,24 @@ COMMENT ON INDEX inventory.verification_pkey IS 'Query: the last verification (v
 SELECT pg_extension_config_dump('inventory.verification', '');
 SELECT pg_extension_config_dump('inventory.verification_verification_id_seq', '');
 
--- Where to look in an index for the transactions beyond a tick.
-CREATE FUNCTION inventory.xid_floor(snapshot pg_snapshot) RETURNS xid8
+-- Where to look in an index for the transactions beyond a tick (NULL: from the
+-- beginning) and up to another (NULL: now): one range, or one of restored
+-- transactions and one of this cluster's.  Ranges hold others too: filter by
+-- included().
+CREATE FUNCTION inventory.xid_ranges(after pg_snapshot, upto pg_snapshot, OUT first xid8, OUT last xid8) RETURNS SETOF record
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE
-	RETURN CASE WHEN pg_snapshot_xmax(snapshot) >= '281474976710656'::xid8 THEN '0'::xid8
-		ELSE pg_snapshot_xmin(snapshot) END;
-REVOKE ALL ON FUNCTION inventory.xid_floor(pg_snapshot) FROM PUBLIC;
-COMMENT ON FUNCTION inventory.xid_floor(pg_snapshot) IS 'The engine''s own: no transaction before this one is beyond a tick with this snapshot.';
+BEGIN ATOMIC
+	SELECT coalesce(pg_snapshot_xmin(after), '9223372036854775808'::xid8),
+		CASE WHEN pg_snapshot_xmax(upto) >= '9223372036854775808'::xid8 THEN pg_snapshot_xmax(upto) ELSE '18446744073709551615'::xid8 END
+	WHERE after IS NULL OR pg_snapshot_xmax(after) >= '9223372036854775808'::xid8
+	UNION ALL
+	SELECT CASE WHEN pg_snapshot_xmax(after) < '9223372036854775808'::xid8 THEN pg_snapshot_xmin(after) ELSE '0'::xid8 END,
+		coalesce(pg_snapshot_xmax(upto), '9223372036854775807'::xid8)
+	WHERE upto IS NULL OR pg_snapshot_xmax(upto) < '9223372036854775808'::xid8;
+END;
+REVOKE ALL ON FUNCTION inventory.xid_ranges(pg_snapshot, pg_snapshot) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.xid_ranges(pg_snapshot, pg_snapshot) IS
+'The engine''s own: ranges of transaction ids with all that are beyond one tick and included in another.';
 
 -- What the events of each stock item come to: now, and as of the latest tick,
 -- which is what the stock rows should say (row_...).  Of all items or the given
@@ -92,8 +103,9 @@ BEGIN
 	END IF;
 	RETURN QUERY
 	WITH touched AS MATERIALIZED (
-		SELECT DISTINCT v.stock_id FROM inventory.event v
-		WHERE v.xid >= inventory.xid_floor(verified) AND NOT inventory.included(v.xid, verified)
+		SELECT DISTINCT v.stock_id FROM inventory.xid_ranges(verified, NULL) r
+		JOIN inventory.event v ON v.xid >= r.first AND v.xid <= r.last
+		WHERE NOT inventory.included(v.xid, verified)
 	)
 	SELECT d.stock_id,
 		coalesce(p.on_hand, b.on_hand, 0) + e.on_hand, coalesce(p.reserved, b.reserved, 0) + e.reserved,
@@ -114,15 +126,15 @@ BEGIN
 			coalesce(sum(v.committed_delta) FILTER (WHERE v.ticked), 0)::bigint AS row_committed,
 			count(*) FILTER (WHERE v.ticked) AS row_event_count
 		FROM (SELECT v.*, coalesce(inventory.included(v.xid, latest), false) AS ticked
-			FROM inventory.event v
-			WHERE v.stock_id = d.stock_id AND v.xid >= coalesce(inventory.xid_floor(p.snapshot), '0'::xid8)
-				AND NOT coalesce(inventory.included(v.xid, p.snapshot), false)
+			FROM inventory.xid_ranges(p.snapshot, NULL) r
+			JOIN inventory.event v ON v.stock_id = d.stock_id AND v.xid >= r.first AND v.xid <= r.last
+			WHERE NOT coalesce(inventory.included(v.xid, p.snapshot), false)
 				AND inventory.progress_row() OFFSET 0) v) e;
 END
 $$;
 REVOKE ALL ON FUNCTION inventory.booked(bigint, bigint[]) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.booked(bigint, bigint[]) IS
-'What the events of each stock item come to, in base units, now and as of the latest tick: of all, of the given ones, or of those with events since a tick.';
+'The engine''s own: what the events of each stock item come to, in base units, now and as of the latest tick: of all, of the given ones, or of those with events since a tick.';
 
 -- What the checks find; verify() adds the codes.
 CREATE TYPE inventory.finding AS (check_name text, stock_id bigint, expected bigint, found bigint, detail text);
@@ -178,7 +190,7 @@ END
 $$;
 REVOKE ALL ON FUNCTION inventory.verify_items(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.verify_items(bigint) IS
-'Compares stock rows and open reservations with the events: of all stock items, or of those with events since a tick.';
+'The engine''s own: compares stock rows and open reservations with the events: of all stock items, or of those with events since a tick.';
 
 CREATE FUNCTION inventory.verify_lines() RETURNS SETOF inventory.finding
 	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
@@ -202,7 +214,7 @@ AS $$
 $$;
 REVOKE ALL ON FUNCTION inventory.verify_lines() FROM PUBLIC;
 COMMENT ON FUNCTION inventory.verify_lines() IS
-'Compares each reservation line with its state, and each event number with all others.';
+'The engine''s own: compares each reservation line with its state, and each event number with all others.';
 
 -- Snapshots computed anew.  Each is the one before it and the events between
 -- their ticks; the first one is the baseline and the events up to its tick.  So
@@ -240,11 +252,9 @@ AS $$
 				coalesce(sum(v.reserved_delta), 0)::bigint AS more_reserved,
 				coalesce(sum(v.committed_delta), 0)::bigint AS more_committed, count(*) AS more_event_count,
 				min(v.recorded_at) AS first_recorded, max(v.recorded_at) AS last_recorded
-			FROM inventory.event v
-			WHERE v.stock_id = p.stock_id AND inventory.included(v.xid, t.snapshot)
-				AND v.xid >= coalesce(inventory.xid_floor(q.snapshot), '0'::xid8)
-				AND (v.xid < pg_snapshot_xmax(t.snapshot) OR v.xid >= '281474976710656'::xid8)
-				AND NOT coalesce(inventory.included(v.xid, q.snapshot), false)) e
+			FROM inventory.xid_ranges(q.snapshot, t.snapshot) r
+			JOIN inventory.event v ON v.stock_id = p.stock_id AND v.xid >= r.first AND v.xid <= r.last
+			WHERE inventory.included(v.xid, t.snapshot) AND NOT coalesce(inventory.included(v.xid, q.snapshot), false)) e
 		WHERE p.tick_id > coalesce(since, 0) AND (items IS NULL OR p.stock_id = ANY (items)) AND inventory.progress_row()
 	)
 	SELECT s.stock_id, s.tick_id, s.ticked, s.previous_tick_id,
@@ -261,7 +271,7 @@ AS $$
 $$;
 REVOKE ALL ON FUNCTION inventory.snapshots_anew(bigint, bigint[]) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.snapshots_anew(bigint, bigint[]) IS
-'The snapshots of all or the given stock items, or those since a tick, computed anew from the events up to their ticks. NULL where the events that would tell have been archived; ticked is false if its tick is not there.';
+'The engine''s own: the snapshots of all or the given stock items, or those since a tick, computed anew from the events up to their ticks. NULL where the events that would tell have been archived; ticked is false if its tick is not there.';
 
 CREATE FUNCTION inventory.verify_snapshots(since bigint) RETURNS SETOF inventory.finding
 	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
@@ -282,7 +292,7 @@ AS $$
 $$;
 REVOKE ALL ON FUNCTION inventory.verify_snapshots(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.verify_snapshots(bigint) IS
-'Compares the snapshots, or those since a tick, with the events up to their ticks.';
+'The engine''s own: compares the snapshots, or those since a tick, with the events up to their ticks.';
 
 CREATE FUNCTION inventory.verify_levels() RETURNS SETOF inventory.finding
 	LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -298,7 +308,7 @@ AS $$
 $$;
 REVOKE ALL ON FUNCTION inventory.verify_levels() FROM PUBLIC;
 COMMENT ON FUNCTION inventory.verify_levels() IS
-'Compares the levels in shared memory with the tables, each while no transaction is moving it.';
+'The engine''s own: compares the levels in shared memory with the tables, each while no transaction is moving it.';
 
 -- From where verify('recent') goes on: the last verified tick, or the last one
 -- that archived time left.
@@ -309,7 +319,7 @@ AS $$
 	FROM inventory.verification v ORDER BY v.verification_id DESC LIMIT 1
 $$;
 REVOKE ALL ON FUNCTION inventory.verified_tick() FROM PUBLIC;
-COMMENT ON FUNCTION inventory.verified_tick() IS 'The tick up to which verify() has last found no discrepancy; NULL before the first time.';
+COMMENT ON FUNCTION inventory.verified_tick() IS 'The engine''s own: the tick up to which verify() has last found no discrepancy; NULL before the first time.';
 
 CREATE FUNCTION inventory.verify(scope text DEFAULT 'all') RETURNS SETOF inventory.discrepancy
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
