@@ -34,8 +34,9 @@ BEGIN
 			OR rank >= 2 AND p.proname = ANY (ARRAY['receive', 'issue', 'adjust', 'set_on_hand',
 				'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship',
 				'release', 'extend', 'release_owner', 'expire_due'])
-			OR rank >= 3 AND p.proname = ANY (ARRAY['verify', 'verify_chain', 'chain_anchor', 'check_anchor', 'level_differs', 'stat_reset', 'project', 'tick_hash',
-				'make_partition', 'make_partitions', 'maintain', 'archive', 'archive_partition']))
+			OR rank >= 3 AND p.proname = ANY (ARRAY['verify', 'rebuild', 'verify_chain',
+				'chain_anchor', 'check_anchor', 'level_differs', 'stat_reset', 'project', 'tick_hash',
+				'make_partition', 'make_partitions', 'maintain', 'archivable', 'archive', 'archive_partition']))
 	LOOP
 		EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', signature, role);
 	END LOOP;

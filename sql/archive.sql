@@ -74,13 +74,13 @@ CREATE FUNCTION inventory.included(xid xid8, snapshot pg_snapshot) RETURNS boole
 		ELSE xid >= '9223372036854775808'::xid8
 	END;
 REVOKE ALL ON FUNCTION inventory.included(xid8, pg_snapshot) FROM PUBLIC;
-COMMENT ON FUNCTION inventory.included(xid8, pg_snapshot) IS 'Whether a tick with this snapshot includes the events of a transaction.';
+COMMENT ON FUNCTION inventory.included(xid8, pg_snapshot) IS 'The engine''s own: whether a tick with this snapshot includes the events of a transaction.';
 
 CREATE FUNCTION inventory.included_until(last_xid xid8, snapshot pg_snapshot) RETURNS boolean
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE
 	RETURN (pg_snapshot_xmin(snapshot) < '9223372036854775808'::xid8, pg_snapshot_xmin(snapshot)) > (last_xid < '9223372036854775808'::xid8, last_xid);
 REVOKE ALL ON FUNCTION inventory.included_until(xid8, pg_snapshot) FROM PUBLIC;
-COMMENT ON FUNCTION inventory.included_until(xid8, pg_snapshot) IS 'Whether a tick with this snapshot includes the events of a transaction and of all before it.';
+COMMENT ON FUNCTION inventory.included_until(xid8, pg_snapshot) IS 'The engine''s own: whether a tick with this snapshot includes the events of a transaction and of all before it.';
 
 CREATE FUNCTION inventory.lock_projection() RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER

@@ -4,7 +4,7 @@
 
 CREATE TYPE inventory.event_type AS ENUM (
 	'receive', 'issue', 'adjust', 'count', 'transfer_out', 'transfer_in',
-	'reserve', 'confirm', 'ship', 'release', 'expire', 'reverse');
+	'reserve', 'confirm', 'ship', 'release', 'expire', 'reverse', 'rebuild');
 COMMENT ON TYPE inventory.event_type IS 'What kind of change an event is.';
 
 CREATE SEQUENCE inventory.event_event_id_seq;

@@ -47,19 +47,30 @@ COMMENT ON INDEX inventory.verification_pkey IS 'Query: the last verification (v
 SELECT pg_extension_config_dump('inventory.verification', '');
 SELECT pg_extension_config_dump('inventory.verification_verification_id_seq', '');
 
--- Where to look in an index for the transactions beyond a tick.
-CREATE FUNCTION inventory.xid_floor(snapshot pg_snapshot) RETURNS xid8
+-- Where to look in an index for the transactions beyond a tick (NULL: from the
+-- beginning) and up to another (NULL: now): one range, or one of restored
+-- transactions and one of this cluster's.  Ranges hold others too: filter by
+-- included().
+CREATE FUNCTION inventory.xid_ranges(after pg_snapshot, upto pg_snapshot, OUT first xid8, OUT last xid8) RETURNS SETOF record
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE
-	RETURN CASE WHEN pg_snapshot_xmax(snapshot) >= '281474976710656'::xid8 THEN '0'::xid8
-		ELSE pg_snapshot_xmin(snapshot) END;
-REVOKE ALL ON FUNCTION inventory.xid_floor(pg_snapshot) FROM PUBLIC;
-COMMENT ON FUNCTION inventory.xid_floor(pg_snapshot) IS 'The engine''s own: no transaction before this one is beyond a tick with this snapshot.';
+BEGIN ATOMIC
+	SELECT coalesce(pg_snapshot_xmin(after), '9223372036854775808'::xid8),
+		CASE WHEN pg_snapshot_xmax(upto) >= '9223372036854775808'::xid8 THEN pg_snapshot_xmax(upto) ELSE '18446744073709551615'::xid8 END
+	WHERE after IS NULL OR pg_snapshot_xmax(after) >= '9223372036854775808'::xid8
+	UNION ALL
+	SELECT CASE WHEN pg_snapshot_xmax(after) < '9223372036854775808'::xid8 THEN pg_snapshot_xmin(after) ELSE '0'::xid8 END,
+		coalesce(pg_snapshot_xmax(upto), '9223372036854775807'::xid8)
+	WHERE upto IS NULL OR pg_snapshot_xmax(upto) < '9223372036854775808'::xid8;
+END;
+REVOKE ALL ON FUNCTION inventory.xid_ranges(pg_snapshot, pg_snapshot) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.xid_ranges(pg_snapshot, pg_snapshot) IS
+'The engine''s own: ranges of transaction ids with all that are beyond one tick and included in another.';
 
 -- What the events of each stock item come to: now, and as of the latest tick,
--- which is what the stock rows should say (row_...).  Of all items, from the
--- baseline; or of those with events since a tick, from their last snapshot up
--- to it, which has been verified.
-CREATE FUNCTION inventory.booked(since bigint) RETURNS TABLE (
+-- which is what the stock rows should say (row_...).  Of all items or the given
+-- ones, from the baseline; or of those with events since a tick, from their last
+-- snapshot up to it, which has been verified.
+CREATE FUNCTION inventory.booked(since bigint, items bigint[] DEFAULT NULL) RETURNS TABLE (
 	stock_id bigint, on_hand bigint, reserved bigint, committed bigint,
 	row_on_hand bigint, row_reserved bigint, row_committed bigint, row_event_count bigint)
 	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
@@ -84,14 +95,17 @@ BEGIN
 				sum(v.committed_delta) FILTER (WHERE v.ticked)::bigint AS row_committed,
 				count(*) FILTER (WHERE v.ticked) AS row_event_count
 			FROM (SELECT v.*, coalesce(inventory.included(v.xid, latest), false) AS ticked
-				FROM inventory.event v WHERE inventory.progress_row() OFFSET 0) v
-			GROUP BY v.stock_id) e ON e.stock_id = b.stock_id;
+				FROM inventory.event v
+				WHERE (items IS NULL OR v.stock_id = ANY (items)) AND inventory.progress_row() OFFSET 0) v
+			GROUP BY v.stock_id) e ON e.stock_id = b.stock_id
+		WHERE items IS NULL OR coalesce(b.stock_id, e.stock_id) = ANY (items);
 		RETURN;
 	END IF;
 	RETURN QUERY
 	WITH touched AS MATERIALIZED (
-		SELECT DISTINCT v.stock_id FROM inventory.event v
-		WHERE v.xid >= inventory.xid_floor(verified) AND NOT inventory.included(v.xid, verified)
+		SELECT DISTINCT v.stock_id FROM inventory.xid_ranges(verified, NULL) r
+		JOIN inventory.event v ON v.xid >= r.first AND v.xid <= r.last
+		WHERE NOT inventory.included(v.xid, verified)
 	)
 	SELECT d.stock_id,
 		coalesce(p.on_hand, b.on_hand, 0) + e.on_hand, coalesce(p.reserved, b.reserved, 0) + e.reserved,
@@ -112,15 +126,15 @@ BEGIN
 			coalesce(sum(v.committed_delta) FILTER (WHERE v.ticked), 0)::bigint AS row_committed,
 			count(*) FILTER (WHERE v.ticked) AS row_event_count
 		FROM (SELECT v.*, coalesce(inventory.included(v.xid, latest), false) AS ticked
-			FROM inventory.event v
-			WHERE v.stock_id = d.stock_id AND v.xid >= coalesce(inventory.xid_floor(p.snapshot), '0'::xid8)
-				AND NOT coalesce(inventory.included(v.xid, p.snapshot), false)
+			FROM inventory.xid_ranges(p.snapshot, NULL) r
+			JOIN inventory.event v ON v.stock_id = d.stock_id AND v.xid >= r.first AND v.xid <= r.last
+			WHERE NOT coalesce(inventory.included(v.xid, p.snapshot), false)
 				AND inventory.progress_row() OFFSET 0) v) e;
 END
 $$;
-REVOKE ALL ON FUNCTION inventory.booked(bigint) FROM PUBLIC;
-COMMENT ON FUNCTION inventory.booked(bigint) IS
-'What the events of each stock item come to, in base units, now and as of the latest tick: of all, or of those with events since a tick.';
+REVOKE ALL ON FUNCTION inventory.booked(bigint, bigint[]) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.booked(bigint, bigint[]) IS
+'The engine''s own: what the events of each stock item come to, in base units, now and as of the latest tick: of all, of the given ones, or of those with events since a tick.';
 
 -- What the checks find; verify() adds the codes.
 CREATE TYPE inventory.finding AS (check_name text, stock_id bigint, expected bigint, found bigint, detail text);
@@ -176,7 +190,7 @@ END
 $$;
 REVOKE ALL ON FUNCTION inventory.verify_items(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.verify_items(bigint) IS
-'Compares stock rows and open reservations with the events: of all stock items, or of those with events since a tick.';
+'The engine''s own: compares stock rows and open reservations with the events: of all stock items, or of those with events since a tick.';
 
 CREATE FUNCTION inventory.verify_lines() RETURNS SETOF inventory.finding
 	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
@@ -200,66 +214,85 @@ AS $$
 $$;
 REVOKE ALL ON FUNCTION inventory.verify_lines() FROM PUBLIC;
 COMMENT ON FUNCTION inventory.verify_lines() IS
-'Compares each reservation line with its state, and each event number with all others.';
+'The engine''s own: compares each reservation line with its state, and each event number with all others.';
 
--- Each snapshot is the one before it and the events between their ticks; the
--- first one is the baseline and the events up to its tick.  So each event is
--- read about once.  The sums run on, so that a wrong snapshot is named alone.
-CREATE FUNCTION inventory.verify_snapshots(since bigint) RETURNS SETOF inventory.finding
+-- Snapshots computed anew.  Each is the one before it and the events between
+-- their ticks; the first one is the baseline and the events up to its tick.  So
+-- each event is read about once.  The sums run on, so that a wrong snapshot
+-- does not make the next ones wrong.
+CREATE FUNCTION inventory.snapshots_anew(since bigint, items bigint[] DEFAULT NULL) RETURNS TABLE (
+	stock_id bigint, tick_id bigint, ticked boolean, previous_tick_id bigint,
+	on_hand bigint, reserved bigint, committed bigint, event_count bigint,
+	recorded_from timestamptz, recorded_until timestamptz, late boolean)
 	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 	WITH step AS MATERIALIZED (
-		SELECT p.*, t.tick_id IS NOT NULL AS ticked, q.tick_id AS before_tick_id,
-			coalesce(q.recorded_until, '-infinity') AS before_until, b.stock_id IS NOT NULL AS based,
-			CASE WHEN q.tick_id <= since THEN q.on_hand WHEN q.tick_id IS NULL THEN coalesce(b.on_hand, 0) ELSE 0 END + e.on_hand AS more_on_hand,
-			CASE WHEN q.tick_id <= since THEN q.reserved WHEN q.tick_id IS NULL THEN coalesce(b.reserved, 0) ELSE 0 END + e.reserved AS more_reserved,
-			CASE WHEN q.tick_id <= since THEN q.committed WHEN q.tick_id IS NULL THEN coalesce(b.committed, 0) ELSE 0 END + e.committed AS more_committed,
-			CASE WHEN q.tick_id <= since THEN q.event_count WHEN q.tick_id IS NULL THEN coalesce(b.event_count, 0) ELSE 0 END + e.event_count AS more_event_count,
-			e.recorded_from AS first_recorded, e.recorded_until AS last_recorded
+		SELECT p.stock_id, p.tick_id, t.tick_id IS NOT NULL AS ticked, q.tick_id AS previous_tick_id,
+			b.stock_id IS NOT NULL AND q.tick_id IS NULL AS based, o.*, e.*,
+			q.recorded_until AS previous_until, r.recorded_until AS last_but_one_until
 		FROM inventory.snapshot p
 		LEFT JOIN inventory.tick t ON t.tick_id = p.tick_id
 		LEFT JOIN LATERAL (
 			SELECT q.*, u.snapshot FROM inventory.snapshot q JOIN inventory.tick u ON u.tick_id = q.tick_id
 			WHERE q.stock_id = p.stock_id AND q.tick_id < p.tick_id ORDER BY q.tick_id DESC LIMIT 1) q ON true
+		LEFT JOIN LATERAL (
+			SELECT r.recorded_until FROM inventory.snapshot r
+			WHERE r.stock_id = p.stock_id AND r.tick_id < q.tick_id ORDER BY r.tick_id DESC LIMIT 1) r ON true
 		LEFT JOIN inventory.baseline b ON b.stock_id = p.stock_id
 		CROSS JOIN LATERAL (
-			SELECT coalesce(sum(v.on_hand_delta), 0)::bigint AS on_hand,
-				coalesce(sum(v.reserved_delta), 0)::bigint AS reserved,
-				coalesce(sum(v.committed_delta), 0)::bigint AS committed, count(*) AS event_count,
-				min(v.recorded_at) AS recorded_from, max(v.recorded_at) AS recorded_until
-			FROM inventory.event v
-			WHERE v.stock_id = p.stock_id AND inventory.included(v.xid, t.snapshot)
-				AND v.xid >= coalesce(inventory.xid_floor(q.snapshot), '0'::xid8)
-				AND (v.xid < pg_snapshot_xmax(t.snapshot) OR v.xid >= '281474976710656'::xid8)
-				AND NOT coalesce(inventory.included(v.xid, q.snapshot), false)) e
-		WHERE p.tick_id > coalesce(since, 0) AND inventory.progress_row()
-	), summed AS (
-		SELECT s.*,
-			(sum(s.more_on_hand) OVER upto)::bigint AS sum_on_hand, (sum(s.more_reserved) OVER upto)::bigint AS sum_reserved,
-			(sum(s.more_committed) OVER upto)::bigint AS sum_committed, (sum(s.more_event_count) OVER upto)::bigint AS sum_event_count
-		FROM step s
-		WINDOW upto AS (PARTITION BY s.stock_id ORDER BY s.tick_id)
+			SELECT q.on_hand AS from_on_hand, q.reserved AS from_reserved, q.committed AS from_committed, q.event_count AS from_event_count
+			WHERE q.tick_id <= since
+			UNION ALL
+			SELECT coalesce(b.on_hand, 0), coalesce(b.reserved, 0), coalesce(b.committed, 0), coalesce(b.event_count, 0)
+			WHERE q.tick_id IS NULL
+			UNION ALL
+			SELECT 0, 0, 0, 0 WHERE q.tick_id > coalesce(since, 0)) o
+		CROSS JOIN LATERAL (
+			SELECT coalesce(sum(v.on_hand_delta), 0)::bigint AS more_on_hand,
+				coalesce(sum(v.reserved_delta), 0)::bigint AS more_reserved,
+				coalesce(sum(v.committed_delta), 0)::bigint AS more_committed, count(*) AS more_event_count,
+				min(v.recorded_at) AS first_recorded, max(v.recorded_at) AS last_recorded
+			FROM inventory.xid_ranges(q.snapshot, t.snapshot) r
+			JOIN inventory.event v ON v.stock_id = p.stock_id AND v.xid >= r.first AND v.xid <= r.last
+			WHERE inventory.included(v.xid, t.snapshot) AND NOT coalesce(inventory.included(v.xid, q.snapshot), false)) e
+		WHERE p.tick_id > coalesce(since, 0) AND (items IS NULL OR p.stock_id = ANY (items)) AND inventory.progress_row()
 	)
-	SELECT 'snapshot', s.stock_id, x.expected, x.found, format('%s of the snapshot at tick %s', x.name, s.tick_id)
-	FROM summed s CROSS JOIN LATERAL (VALUES
-		('on_hand', s.sum_on_hand, s.on_hand), ('reserved', s.sum_reserved, s.reserved),
-		('committed', s.sum_committed, s.committed), ('event_count', s.sum_event_count, s.event_count),
-		('previous_tick_id', coalesce(s.before_tick_id, 0), coalesce(s.previous_tick_id, 0))
-	) x(name, expected, found)
-	WHERE s.ticked AND x.expected <> x.found
-	UNION ALL
-	SELECT 'snapshot', s.stock_id, s.tick_id, NULL, format('the tick %s of the snapshot is not there', s.tick_id)
-	FROM step s WHERE NOT s.ticked
-	UNION ALL
-	SELECT 'snapshot', s.stock_id, NULL, NULL,
-		format('recorded_from, recorded_until of the snapshot at tick %s: %s, %s', s.tick_id, s.recorded_from, s.recorded_until)
+	SELECT s.stock_id, s.tick_id, s.ticked, s.previous_tick_id,
+		(sum(s.from_on_hand + s.more_on_hand) OVER upto)::bigint,
+		(sum(s.from_reserved + s.more_reserved) OVER upto)::bigint,
+		(sum(s.from_committed + s.more_committed) OVER upto)::bigint,
+		(sum(s.from_event_count + s.more_event_count) OVER upto)::bigint,
+		-- Of what was archived, only the sums are known.
+		CASE WHEN NOT s.based THEN s.first_recorded END,
+		CASE WHEN NOT s.based THEN greatest(s.previous_until, s.last_recorded) END,
+		s.last_but_one_until > s.first_recorded
 	FROM step s
-	WHERE s.ticked AND NOT (s.based AND s.before_tick_id IS NULL)
-		AND (s.recorded_from <> s.first_recorded OR s.recorded_until <> greatest(s.before_until, s.last_recorded))
+	WINDOW upto AS (PARTITION BY s.stock_id ORDER BY s.tick_id)
+$$;
+REVOKE ALL ON FUNCTION inventory.snapshots_anew(bigint, bigint[]) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.snapshots_anew(bigint, bigint[]) IS
+'The engine''s own: the snapshots of all or the given stock items, or those since a tick, computed anew from the events up to their ticks. NULL where the events that would tell have been archived; ticked is false if its tick is not there.';
+
+CREATE FUNCTION inventory.verify_snapshots(since bigint) RETURNS SETOF inventory.finding
+	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+	SELECT 'snapshot', p.stock_id, x.expected, x.found, format('%s of the snapshot at tick %s', x.name, p.tick_id)
+	FROM inventory.snapshots_anew(since) a
+	JOIN inventory.snapshot p ON p.stock_id = a.stock_id AND p.tick_id = a.tick_id
+	CROSS JOIN LATERAL (VALUES
+		('on_hand', a.on_hand, p.on_hand), ('reserved', a.reserved, p.reserved),
+		('committed', a.committed, p.committed), ('event_count', a.event_count, p.event_count),
+		('previous_tick_id', coalesce(a.previous_tick_id, 0), coalesce(p.previous_tick_id, 0)),
+		('recorded_from (microseconds)', extract(epoch FROM a.recorded_from)::numeric * 1000000, extract(epoch FROM p.recorded_from)::numeric * 1000000),
+		('recorded_until (microseconds)', extract(epoch FROM a.recorded_until)::numeric * 1000000, extract(epoch FROM p.recorded_until)::numeric * 1000000),
+		('late', a.late::integer, p.late::integer),
+		('tick', a.ticked::integer, 1)
+	) x(name, expected, found)
+	WHERE x.expected <> x.found AND (a.ticked OR x.name = 'tick')
 $$;
 REVOKE ALL ON FUNCTION inventory.verify_snapshots(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.verify_snapshots(bigint) IS
-'Compares the snapshots, or those since a tick, with the events up to their ticks.';
+'The engine''s own: compares the snapshots, or those since a tick, with the events up to their ticks.';
 
 CREATE FUNCTION inventory.verify_levels() RETURNS SETOF inventory.finding
 	LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -268,14 +301,14 @@ AS $$
 	FROM inventory.levels() v
 	CROSS JOIN LATERAL inventory.level_differs(v.stock_id) d
 	CROSS JOIN LATERAL (VALUES
-		(d.expected_on_hand, d.found_on_hand, 'on hand in shared memory'),
-		(d.expected_available, d.found_available, 'available (before safety stock) in shared memory')
+		(d.expected_on_hand, d.found_on_hand, 'on hand in shared memory, against the stock row and the events beyond it'),
+		(d.expected_available, d.found_available, 'available (before safety stock) in shared memory, against the stock row and the events beyond it')
 	) x(expected, found, detail)
 	WHERE inventory.progress_row() AND x.expected <> x.found
 $$;
 REVOKE ALL ON FUNCTION inventory.verify_levels() FROM PUBLIC;
 COMMENT ON FUNCTION inventory.verify_levels() IS
-'Compares the levels in shared memory with the tables, each while no transaction is moving it.';
+'The engine''s own: compares the levels in shared memory with the tables, each while no transaction is moving it.';
 
 -- From where verify('recent') goes on: the last verified tick, or the last one
 -- that archived time left.
@@ -286,7 +319,7 @@ AS $$
 	FROM inventory.verification v ORDER BY v.verification_id DESC LIMIT 1
 $$;
 REVOKE ALL ON FUNCTION inventory.verified_tick() FROM PUBLIC;
-COMMENT ON FUNCTION inventory.verified_tick() IS 'The tick up to which verify() has last found no discrepancy; NULL before the first time.';
+COMMENT ON FUNCTION inventory.verified_tick() IS 'The engine''s own: the tick up to which verify() has last found no discrepancy; NULL before the first time.';
 
 CREATE FUNCTION inventory.verify(scope text DEFAULT 'all') RETURNS SETOF inventory.discrepancy
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -71,6 +71,7 @@ static const char *const type_names[] = {
 	[EVENT_RELEASE] = "release",
 	[EVENT_EXPIRE] = "expire",
 	[EVENT_REVERSE] = "reverse",
+	[EVENT_REBUILD] = "rebuild",
 };
 
 StaticAssertDecl(lengthof(type_names) == EVENT_TYPES,

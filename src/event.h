@@ -30,9 +30,10 @@ typedef enum EventType
 	EVENT_RELEASE,
 	EVENT_EXPIRE,
 	EVENT_REVERSE,
+	EVENT_REBUILD,
 } EventType;
 
-#define EVENT_TYPES (EVENT_REVERSE + 1)
+#define EVENT_TYPES (EVENT_REBUILD + 1)
 
 /* What the caller says about a change, beside what changes. */
 typedef struct EventNote

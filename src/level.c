@@ -783,6 +783,38 @@ level_touch(int64 stock_id, bool exclusive)
 	return touch;
 }
 
+/*
+ * Computes the level of a stock item anew, as this transaction sees the tables.
+ * Until its end nobody else moves the item, or loads it from what was there
+ * before.  Whatever becomes of the transaction, the level is the true one.
+ */
+void
+level_reload(int64 stock_id)
+{
+	static const LevelState untouched = {0};
+	LevelTouch *touch = level_touch(stock_id, true);
+	LevelSlot  *slot = touch->slot;
+	LevelBase	base;
+
+	if (memcmp(&touch->state, &untouched, sizeof(LevelState)) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("%s has been moved by this transaction",
+						catalog_describe(stock_id)),
+				 errhint("Call rebuild() in a transaction of its own.")));
+	level_load_lock(slot);
+	level_loader(stock_id, &base);
+	/* From here on a reader settles first, and waits for the load lock. */
+	pg_atomic_write_u64(&slot->next_expiry, (uint64) DT_NOBEGIN);
+	SpinLockAcquire(&slot->mutex);
+	slot->overdue = 0;
+	pg_atomic_write_u64(&slot->on_hand, (uint64) base.on_hand);
+	pg_atomic_write_u64(&slot->available, (uint64) base.available);
+	SpinLockRelease(&slot->mutex);
+	level_load_unlock(slot);
+	level_refresh(slot);
+}
+
 /* Saves a touch's state before the present subtransaction first changes it. */
 static void
 touch_change(LevelTouch *touch)

@@ -68,6 +68,7 @@ extern void level_init(void);
 
 extern int	level_compare_places(const void *a, const void *b);
 extern LevelTouch *level_touch(int64 stock_id, bool exclusive);
+extern void level_reload(int64 stock_id);
 extern bool level_take(LevelTouch *touch, LevelCounter counter, int64 quantity,
 					   int64 floor);
 extern int64 level_take_up_to(LevelTouch *touch, LevelCounter counter,

@@ -33,10 +33,10 @@ SELECT ok(NOT has_schema_privilege('public', 'inventory', 'USAGE') AND NOT has_s
 -- How functions run
 
 SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND NOT p.prosecdef$$,
-	ARRAY['available_of', 'grant_access', 'event_applied', 'available', 'on_hand', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count'], 'every function is SECURITY DEFINER, but the definition of available, grant_access(), and those in C that act as the owner only where they run SQL');
+	ARRAY['available_of', 'grant_access', 'event_applied', 'available', 'on_hand', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'included', 'included_until', 'xid_ranges', 'progress_row', 'archive'], 'every function is SECURITY DEFINER, but the definition of available, grant_access(), and those in C that act as the owner only where they run SQL, what is inlined, and archive(), which commits');
 SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace
 		AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)$$,
-	ARRAY['available_of', 'event_applied', 'available', 'on_hand', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count'], 'every function has its search_path pinned, but those in C that look no name up');
+	ARRAY['available_of', 'event_applied', 'available', 'on_hand', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'included', 'included_until', 'xid_ranges', 'progress_row', 'archive'], 'every function has its search_path pinned, but those in C that look no name up, those whose names were bound when they were created, and archive(), which commits');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND p.proname IN
 		('receive', 'issue', 'adjust', 'set_on_hand', 'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship', 'release', 'extend', 'release_owner', 'expire_due')
 		AND (p.provolatile <> 'v' OR p.proparallel <> 'u')$$, 'every function that changes anything is VOLATILE and PARALLEL UNSAFE');
@@ -115,7 +115,14 @@ SELECT * FROM (VALUES
 	('manager', $$INSERT INTO inventory.location (location) VALUES ('N')$$),
 	('manager', $$UPDATE inventory.location SET priority = 2, parent_id = (SELECT location_id FROM inventory.location WHERE location = 'M') WHERE location = 'L'$$),
 	('manager', $$INSERT INTO inventory.lot (sku_id, lot) SELECT sku_id, 'N' FROM inventory.sku WHERE sku = 'A'$$),
+	('reader', $$SELECT * FROM inventory.stat_progress$$),
+	('reader', $$SELECT * FROM inventory.tick, inventory.snapshot, inventory.baseline, inventory.archived, inventory.verification$$),
 	('manager', $$SELECT * FROM inventory.verify()$$),
+	('manager', $$SELECT * FROM inventory.verify('recent')$$),
+	('manager', $$SELECT inventory.rebuild()$$),
+	('manager', $$SELECT * FROM inventory.verify_chain(), inventory.chain_anchor() a, inventory.check_anchor(1, '')$$),
+	('manager', $$SELECT * FROM inventory.maintain()$$),
+	('manager', $$SELECT inventory.archive_partition('2000-01-01') FROM inventory.archivable('2000-01-01')$$),
 	('manager', $$SELECT inventory.stat_reset()$$),
 	('manager', $$SELECT inventory.make_partition('2077-01-01'), inventory.make_partitions('2078-01-01', 2)$$),
 	('nobody', format($$INSERT INTO inventory.event (stock_id, type, on_hand_delta) VALUES (%s, 'receive', 1)$$, :stock_id)),
@@ -131,6 +138,10 @@ SELECT * FROM (VALUES
 	('nobody', $$TRUNCATE inventory.sku CASCADE$$),
 	('nobody', $$SELECT nextval('inventory.event_event_id_seq')$$),
 	('nobody', $$SELECT setval('inventory.reservation_reservation_id_seq', 1)$$),
+	('nobody', $$UPDATE inventory.baseline SET on_hand = 5$$),
+	('nobody', $$DELETE FROM inventory.tick$$),
+	('nobody', $$SELECT inventory.archive_oldest('2000-01-01', true)$$),
+	('nobody', $$SELECT * FROM inventory.rebuild_tables(NULL)$$),
 	('nobody', $$SELECT inventory.set_test_clock(NULL)$$),
 	('nobody', $$SELECT inventory.grant_access('inventory_pgtap_none', 'manager')$$),
 	('nobody', $$ALTER TABLE inventory.event DISABLE TRIGGER ALL$$),
@@ -144,11 +155,15 @@ FROM deed d CROSS JOIN unnest(ARRAY['none', 'reader', 'operator', 'manager']) ac
 
 -- Nobody is missing from the table above: each function is of a level of
 -- access, or nobody's.
-SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND NOT has_function_privilege('inventory_pgtap_manager', p.oid, 'EXECUTE')$$,
-	ARRAY['set_test_clock', 'grant_access', 'catalog_changed', 'engine_only', 'event_applied', 'event_append_only', 'check_location_tree', 'check_sku_tracking'],
-	'a manager executes every function but the test clock, grant_access() and the triggers');
+SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND NOT has_function_privilege('inventory_pgtap_manager', p.oid, 'EXECUTE')
+		AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype) AND obj_description(p.oid, 'pg_proc') NOT LIKE 'The engine''s own: %'$$,
+	ARRAY['set_test_clock', 'grant_access', 'post_restore'],
+	'a manager executes every function but the test clock, grant_access(), post_restore(), the triggers, and what is the engine''s own');
+SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND has_function_privilege('inventory_pgtap_manager', p.oid, 'EXECUTE')
+		AND obj_description(p.oid, 'pg_proc') LIKE 'The engine''s own: %' AND p.proname NOT IN ('check_kept')$$,
+	'and nothing of that, but what a view calls');
 SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND has_function_privilege('inventory_pgtap_reader', p.oid, 'EXECUTE')$$,
-	ARRAY['available', 'on_hand', 'history', 'stock_at', 'position', 'item_at', 'stock_items', 'check_kept', 'available_of', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'version', 'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'levels'],
+	ARRAY['available', 'on_hand', 'history', 'stock_at', 'position', 'item_at', 'stock_items', 'check_kept', 'available_of', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'version', 'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'stat_progresses', 'stat_workers', 'levels'],
 	'a reader executes what reads');
 
 -- A role that was given a right on events is held to their rules

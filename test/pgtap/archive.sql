@@ -159,8 +159,8 @@ CREATE ROLE inventory_pgtap_archive;
 SELECT inventory.grant_access('inventory_pgtap_archive', 'reader') IS NULL AS done \gset
 SELECT inventory.project() AS done \gset
 SET SESSION AUTHORIZATION inventory_pgtap_archive;
-DO $$ BEGIN
-	CALL inventory.archive('2028-04-01');
+DO $$ DECLARE n integer; BEGIN
+	CALL inventory.archive('2028-04-01', true, n);
 EXCEPTION WHEN insufficient_privilege THEN NULL; END $$;
 RESET SESSION AUTHORIZATION;
 SELECT isnt(to_regclass('inventory.event_2028_03'), NULL, 'a reader archives nothing');
