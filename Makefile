@@ -28,7 +28,7 @@ $(COMMANDS):
 	+@scripts/$@
 
 ifeq ($(filter $(COMMANDS),$(MAKECMDGOALS)),)
-PG_CONFIG = pg_config
+PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 # Bitcode serves the inlining of cheap functions into expressions; there are none.
 override with_llvm = no

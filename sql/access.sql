@@ -35,7 +35,7 @@ BEGIN
 				'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship',
 				'release', 'extend', 'release_owner', 'expire_due'])
 			OR rank >= 3 AND p.proname = ANY (ARRAY['verify', 'rebuild', 'verify_chain',
-				'chain_anchor', 'check_anchor', 'level_differs', 'stat_reset', 'project', 'tick_hash',
+				'chain_anchor', 'check_anchor', 'level_differs', 'stat_reset', 'project', 'tick_hash', 'hash_key_id',
 				'make_partition', 'make_partitions', 'maintain', 'archivable', 'archive', 'archive_partition']))
 	LOOP
 		EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', signature, role);

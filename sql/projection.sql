@@ -15,3 +15,11 @@ CREATE FUNCTION inventory.tick_hash(tick_id bigint, key text DEFAULT NULL) RETUR
 REVOKE ALL ON FUNCTION inventory.tick_hash(bigint, text) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.tick_hash(bigint, text) IS
 'The hash of a tick, computed anew from its events and the stored hash of the tick before; with this key, or inventory.hash_key, if the tick is keyed. NULL if the tick or the one before is not there.';
+
+CREATE FUNCTION inventory.hash_key_id() RETURNS text
+	LANGUAGE c STABLE PARALLEL UNSAFE SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_hash_key_id';
+REVOKE ALL ON FUNCTION inventory.hash_key_id() FROM PUBLIC;
+COMMENT ON FUNCTION inventory.hash_key_id() IS
+'Which key inventory.hash_key is, as in tick.key_id; NULL for none.';

@@ -8,7 +8,7 @@ CREATE TABLE inventory.tick (
 	snapshot pg_snapshot NOT NULL,
 	events bigint NOT NULL,
 	snapshots bigint NOT NULL,
-	keyed boolean NOT NULL,
+	key_id text,
 	hash bytea NOT NULL
 );
 COMMENT ON TABLE inventory.tick IS
@@ -18,8 +18,8 @@ COMMENT ON COLUMN inventory.tick.ticked_at IS 'When it was written.';
 COMMENT ON COLUMN inventory.tick.snapshot IS 'The transactions whose events are in this tick or one before it.';
 COMMENT ON COLUMN inventory.tick.events IS 'Number of events in the batch.';
 COMMENT ON COLUMN inventory.tick.snapshots IS 'Number of rows of the table snapshot that were made at this tick.';
-COMMENT ON COLUMN inventory.tick.keyed IS 'Whether the hash was made with inventory.hash_key.';
-COMMENT ON COLUMN inventory.tick.hash IS 'SHA-256 (HMAC-SHA-256 if keyed) of the hash before and the events of the batch.';
+COMMENT ON COLUMN inventory.tick.key_id IS 'Which inventory.hash_key the hash was made with: the first 16 digits of the key''s SHA-256; NULL for none.';
+COMMENT ON COLUMN inventory.tick.hash IS 'SHA-256 (HMAC-SHA-256 with a key) of the hash before and the events of the batch.';
 COMMENT ON INDEX inventory.tick_pkey IS 'Query: the latest tick (stock_level, level load), and a tick by its number (history, verify).';
 CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inventory.tick
 	FOR EACH STATEMENT EXECUTE FUNCTION inventory.engine_only();

@@ -58,6 +58,28 @@ digest_update(Digest *digest, const void *data, int size)
 				 pg_cryptohash_update(digest->plain, data, size));
 }
 
+#define KEY_ID_BYTES 8
+
+/* What tells a key from others without telling the key; NULL for none. */
+char *
+digest_key_id(const char *key)
+{
+	pg_cryptohash_ctx *context;
+	uint8		hash[TICK_HASH_BYTES];
+	char	   *id;
+
+	if (key == NULL)
+		return NULL;
+	context = pg_cryptohash_create(PG_SHA256);
+	digest_check(pg_cryptohash_init(context));
+	digest_check(pg_cryptohash_update(context, (const uint8 *) key, strlen(key)));
+	digest_check(pg_cryptohash_final(context, hash, sizeof(hash)));
+	pg_cryptohash_free(context);
+	id = palloc0(2 * KEY_ID_BYTES + 1);
+	(void) hex_encode((const char *) hash, KEY_ID_BYTES, id);
+	return id;
+}
+
 /* Without a key, key is NULL. */
 Digest *
 digest_begin(const uint8 *previous, const char *key)

@@ -15,6 +15,7 @@
 
 typedef struct Digest Digest;
 
+extern char *digest_key_id(const char *key);
 extern Digest *digest_begin(const uint8 *previous, const char *key);
 extern void digest_event(Digest *digest, HeapTuple tuple, TupleDesc descriptor);
 extern void digest_end(Digest *digest, const Tick *tick, uint8 *hash);

@@ -61,6 +61,7 @@ char	   *projection_hash_key = NULL;
 
 PG_FUNCTION_INFO_V1(inventory_project);
 PG_FUNCTION_INFO_V1(inventory_tick_hash);
+PG_FUNCTION_INFO_V1(inventory_hash_key_id);
 
 /* What a run adds to one stock item. */
 typedef struct ProjectedItem
@@ -358,7 +359,7 @@ projection_end_tick(Projection *projection, const Boundary *boundary,
 	tick.boundary = *boundary;
 	tick.events = projection->tick_events;
 	tick.snapshots = snapshots;
-	tick.keyed = projection_key() != NULL;
+	tick.key_id = digest_key_id(projection_key());
 	digest_end(projection->digest, &tick, tick.hash);
 	tick_insert(&tick);
 	projection->previous = tick;
@@ -540,6 +541,20 @@ inventory_project(PG_FUNCTION_ARGS)
 
 /* ---- Checking a hash ---- */
 
+/*
+ * hash_key_id()
+ */
+Datum
+inventory_hash_key_id(PG_FUNCTION_ARGS)
+{
+	char	   *id = digest_key_id(projection_key());
+
+	inventory_check_loaded();
+	if (id == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(id));
+}
+
 typedef struct HashVisit
 {
 	Boundary   *after;
@@ -580,13 +595,13 @@ inventory_tick_hash(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0) || !tick_find(tick_id, snapshot, &tick) ||
 		(!tick_find(tick_id - 1, snapshot, &previous) && tick_id != 1))
 		PG_RETURN_NULL();
-	if (tick.keyed && key == NULL)
+	if (tick.key_id && key == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the hash of tick " INT64_FORMAT " can be checked only with its key",
 						tick_id),
 				 errhint("Give the key, or set inventory.hash_key.")));
-	visit.digest = digest_begin(previous.hash, tick.keyed ? key : NULL);
+	visit.digest = digest_begin(previous.hash, tick.key_id ? key : NULL);
 	ranges = boundary_ranges(&previous.boundary, &tick.boundary, &count);
 	batch_read(ranges, count, hash_visit, &visit);
 	SET_VARSIZE(hash, VARHDRSZ + TICK_HASH_BYTES);

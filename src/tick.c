@@ -35,7 +35,7 @@
 enum
 {
 	TICK_TICK_ID = 1, TICK_TICKED_AT, TICK_SNAPSHOT, TICK_EVENTS,
-	TICK_SNAPSHOTS, TICK_KEYED, TICK_HASH
+	TICK_SNAPSHOTS, TICK_KEY_ID, TICK_HASH
 };
 #define TICK_COLUMNS TICK_HASH
 
@@ -134,6 +134,7 @@ static void
 tick_from_row(HeapTuple tuple, TupleDesc descriptor, Tick *tick)
 {
 	bool		isnull;
+	Datum		key_id;
 	bytea	   *hash;
 
 #define COLUMN(n) heap_getattr(tuple, n, descriptor, &isnull)
@@ -142,7 +143,8 @@ tick_from_row(HeapTuple tuple, TupleDesc descriptor, Tick *tick)
 	boundary_from_datum(COLUMN(TICK_SNAPSHOT), &tick->boundary);
 	tick->events = DatumGetInt64(COLUMN(TICK_EVENTS));
 	tick->snapshots = DatumGetInt64(COLUMN(TICK_SNAPSHOTS));
-	tick->keyed = DatumGetBool(COLUMN(TICK_KEYED));
+	key_id = COLUMN(TICK_KEY_ID);
+	tick->key_id = isnull ? NULL : TextDatumGetCString(key_id);
 	hash = DatumGetByteaPP(COLUMN(TICK_HASH));
 #undef COLUMN
 	memset(tick->hash, 0, TICK_HASH_BYTES);
@@ -208,7 +210,9 @@ tick_insert(const Tick *tick)
 	slot->tts_values[TICK_SNAPSHOT - 1] = boundary_to_datum(&tick->boundary);
 	slot->tts_values[TICK_EVENTS - 1] = Int64GetDatum(tick->events);
 	slot->tts_values[TICK_SNAPSHOTS - 1] = Int64GetDatum(tick->snapshots);
-	slot->tts_values[TICK_KEYED - 1] = BoolGetDatum(tick->keyed);
+	slot->tts_isnull[TICK_KEY_ID - 1] = tick->key_id == NULL;
+	if (tick->key_id)
+		slot->tts_values[TICK_KEY_ID - 1] = CStringGetTextDatum(tick->key_id);
 	slot->tts_values[TICK_HASH - 1] = PointerGetDatum(hash);
 	row_insert(target);
 	row_end(inserter);

@@ -43,7 +43,7 @@ typedef struct Tick
 	Boundary	boundary;
 	int64		events;
 	int64		snapshots;
-	bool		keyed;
+	char	   *key_id;			/* or NULL */
 	uint8		hash[TICK_HASH_BYTES];
 } Tick;
 

@@ -138,7 +138,7 @@ CREATE FUNCTION t.misprojected() RETURNS SETOF text
 	UNION ALL
 	SELECT format('verify(): %s', d) FROM inventory.verify() d
 	UNION ALL
-	SELECT format('hash of tick %s', tick_id) FROM inventory.tick WHERE NOT keyed AND hash IS DISTINCT FROM inventory.tick_hash(tick_id)
+	SELECT format('hash of tick %s', tick_id) FROM inventory.tick WHERE key_id IS NULL AND hash IS DISTINCT FROM inventory.tick_hash(tick_id)
 $$;
 
 -- Other sessions ---------------------------------------------------------
@@ -660,7 +660,7 @@ SELECT inventory.project() AS done \gset
 SELECT inventory.receive('S1', 'L', 1) \g /dev/null
 SELECT inventory.project() AS done \gset
 SELECT max(tick_id) AS keyed FROM inventory.tick \gset
-SELECT is((SELECT array_agg(keyed) FROM inventory.tick WHERE tick_id > :last), ARRAY[true, true], 'with inventory.hash_key ticks are keyed');
+SELECT is((SELECT array_agg(key_id IS NOT NULL) FROM inventory.tick WHERE tick_id > :last), ARRAY[true, true], 'with inventory.hash_key ticks are keyed');
 SELECT is_empty(format('SELECT tick_id FROM inventory.tick WHERE tick_id > %s AND hash IS DISTINCT FROM t.hash_of(tick_id, %L)', :last, 'a secret, äöü'), 'and the hash is HMAC-SHA-256');
 SELECT is(inventory.tick_hash(:keyed), (SELECT hash FROM inventory.tick WHERE tick_id = :keyed), 'the setting''s key checks it');
 SET inventory.hash_key = '';
@@ -674,7 +674,7 @@ SELECT is((SELECT hash FROM inventory.tick WHERE tick_id = :keyed + 1), t.hash_o
 RESET inventory.hash_key;
 SELECT inventory.receive('S1', 'L', 1) \g /dev/null
 SELECT inventory.project() AS done \gset
-SELECT is((SELECT row(keyed, hash)::text FROM inventory.tick WHERE tick_id = :keyed + 2), row(false, t.hash_of(:keyed + 2))::text, 'without a key the chain goes on');
+SELECT is((SELECT row(key_id IS NOT NULL, hash)::text FROM inventory.tick WHERE tick_id = :keyed + 2), row(false, t.hash_of(:keyed + 2))::text, 'without a key the chain goes on');
 SET ROLE inventory_pgtap_projection;
 SELECT throws_ok($$SET inventory.hash_key = 'x'$$, '42501', NULL, 'a manager cannot set the key');
 SELECT throws_ok('SHOW inventory.hash_key', '42501', NULL, 'nor see it');
