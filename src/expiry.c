@@ -165,12 +165,15 @@ typedef struct OverdueLine
 	TimestampTz deadline;
 } OverdueLine;
 
-/* Locks overdue lines that nobody else has locked. */
+/*
+ * Locks overdue lines that nobody else has locked, without what this
+ * transaction itself has written: if it rolled back, they would be as before.
+ */
 static OverdueLine *
 expiry_lock(int64 stock_id, TimestampTz now, int64 max_lines, int *count)
 {
 	static Statement statement = {
-		"SELECT r.reservation_id, r.line_no, r.quantity - r.shipped - r.released, r.expires_at"
+		"SELECT r.reservation_id, r.line_no, r.quantity - r.shipped - r.released, r.expires_at, r.xmin"
 		" FROM inventory.reservation r"
 		" WHERE r.stock_id = $1 AND r.expires_at <= $2 AND r.state = 'held'"
 		" ORDER BY r.expires_at LIMIT $3 FOR UPDATE SKIP LOCKED",
@@ -178,22 +181,27 @@ expiry_lock(int64 stock_id, TimestampTz now, int64 max_lines, int *count)
 	};
 	MemoryContext caller = CurrentMemoryContext;
 	OverdueLine *lines;
+	uint64		found;
 	Datum		values[3];
 
 	values[0] = Int64GetDatum(stock_id);
 	values[1] = TimestampTzGetDatum(now);
 	values[2] = Int64GetDatum(max_lines);
 	query_begin();
-	*count = (int) query_run(&statement, values, NULL);
-	lines = MemoryContextAlloc(caller, Max(*count, 1) * sizeof(OverdueLine));
-	for (int i = 0; i < *count; i++)
+	found = query_run(&statement, values, NULL);
+	lines = MemoryContextAlloc(caller, Max(found, 1) * sizeof(OverdueLine));
+	*count = 0;
+	for (uint64 i = 0; i < found; i++)
 	{
+		OverdueLine *line = &lines[*count];
 		bool		isnull;
 
-		lines[i].reservation_id = query_int64(i, 1);
-		lines[i].line_no = DatumGetInt32(query_value(i, 2, &isnull));
-		lines[i].quantity = query_int64(i, 3);
-		lines[i].deadline = query_int64(i, 4);
+		line->reservation_id = query_int64(i, 1);
+		line->line_no = DatumGetInt32(query_value(i, 2, &isnull));
+		line->quantity = query_int64(i, 3);
+		line->deadline = query_int64(i, 4);
+		if (!TransactionIdIsCurrentTransactionId(DatumGetTransactionId(query_value(i, 5, &isnull))))
+			(*count)++;
 	}
 	query_end();
 	return lines;

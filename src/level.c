@@ -61,7 +61,8 @@
  *     transaction at a time expires holds of an item; its xid tells its rows.
  *   - The end of each of these lowers next_expiry to the deadline concerned,
  *     so the next look settles again, from what is committed then; and where
- *     an "expiring" changes while a settlement is reading, it reads again.
+ *     an "expiring" changes, or its transaction ends, while a settlement is
+ *     reading, it reads again.
  *
  * TRANSACTION ENDS.  Everything that a callback does is an addition in memory
  * that this process has set aside before; it cannot fail, allocate or wait.
@@ -85,6 +86,7 @@
 #include "port/atomics.h"
 #include "port/pg_bitutils.h"
 #include "storage/lwlock.h"
+#include "storage/procarray.h"
 #include "storage/shmem.h"
 #include "storage/spin.h"
 #include "utils/hsearch.h"
@@ -99,6 +101,9 @@
 #include "lock.h"
 
 #define LEVEL_CHAIN_LOCKS 64
+
+/* How long the callback of a transaction takes to come after its end. */
+#define LEVEL_CALLBACK_US 100
 #define LEVEL_PIN_OWNED ((uint32) 1 << 31)
 #define LEVEL_NO_SLOT (-1)
 
@@ -120,8 +125,9 @@ typedef struct LevelSlot
 	LevelKey	key;			/* changes only while owned */
 	pg_atomic_uint64 on_hand;
 	pg_atomic_uint64 available; /* overdue included */
-	pg_atomic_uint64 pending;	/* on hand that is being added by transactions
-								 * in flight: keeps the sum from overflowing */
+	pg_atomic_uint64 pending;	/* on hand that transactions in flight add, or
+								 * return if they abort: keeps the sum from
+								 * overflowing */
 	pg_atomic_uint64 next_expiry;	/* look at the holds from then on */
 	TimestampTz settled_until;	/* mutex: holds up to here are settled */
 	TimestampTz settling_next;	/* mutex: what next_expiry is to become, as
@@ -593,6 +599,7 @@ level_settle_locked(LevelSlot *slot, TimestampTz now)
 		LevelOverdue overdue;
 		TransactionId covered;
 		uint32		changes;
+		bool		ended;
 
 		SpinLockAcquire(&slot->mutex);
 		slot->settled_until = now;
@@ -604,8 +611,15 @@ level_settle_locked(LevelSlot *slot, TimestampTz now)
 
 		level_overdue_reader(slot->key.stock_id, now, covered, &overdue);
 
+		/* If it has ended, what was read may be its rows as of after its end. */
+		ended = TransactionIdIsValid(covered) &&
+			!TransactionIdIsCurrentTransactionId(covered) &&
+			!TransactionIdIsInProgress(covered);
+		if (ended)
+			pg_usleep(LEVEL_CALLBACK_US);
+
 		SpinLockAcquire(&slot->mutex);
-		if (changes == slot->expiring_changes)
+		if (changes == slot->expiring_changes && !ended)
 		{
 			int64		sum = overdue.quantity + slot->expiring;
 
@@ -669,6 +683,12 @@ level_stripe(int64 stock_id)
 	return (uint64) stock_id % ENGINE_LOCK_STRIPES;
 }
 
+bool
+level_same_stripe(int64 a, int64 b)
+{
+	return level_stripe(a) == level_stripe(b);
+}
+
 /* qsort comparator of stock ids: the order in which a call touches them. */
 int
 level_compare_places(const void *a, const void *b)
@@ -700,10 +720,10 @@ touch_find(int64 stock_id)
 }
 
 static void
-touch_hash_add(LevelTouch *touch)
+touch_hash_add(HTAB *hash, LevelTouch *touch)
 {
 	bool		found;
-	LevelTouchEntry *entry = hash_search(touch_hash, &touch->stock_id,
+	LevelTouchEntry *entry = hash_search(hash, &touch->stock_id,
 										 HASH_ENTER, &found);
 
 	Assert(!found);
@@ -741,16 +761,18 @@ touch_prepare(int64 stock_id)
 		if (touch_hash == NULL)
 		{
 			HASHCTL		control = {0};
+			HTAB	   *hash;
 
 			control.keysize = sizeof(int64);
 			control.entrysize = sizeof(LevelTouchEntry);
 			control.hcxt = touch_context;
-			touch_hash = hash_create("inventory touches", 256, &control,
-									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+			hash = hash_create("inventory touches", 256, &control,
+							   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 			for (int i = 0; i < touch_count; i++)
-				touch_hash_add(touches[i]);
+				touch_hash_add(hash, touches[i]);
+			touch_hash = hash;	/* complete, or not there */
 		}
-		touch_hash_add(touch);
+		touch_hash_add(touch_hash, touch);
 	}
 	return touch;
 }
@@ -890,6 +912,12 @@ level_grant(LevelTouch *touch, LevelCounter counter, int64 quantity,
 	} while (taken > 0 &&
 			 !pg_atomic_compare_exchange_u64(atomic, &current,
 											 (uint64) ((int64) current - taken)));
+	if (counter == LEVEL_ON_HAND && taken > 0)
+	{
+		/* An abort returns it: nobody may fill its place. */
+		pg_atomic_fetch_add_u64(&touch->slot->pending, taken);
+		touch->state.pending += taken;
+	}
 	share->credit -= granted - taken;
 	share->taken += taken;
 	share->granted += granted;
@@ -1212,6 +1240,7 @@ level_subabort(int level)
 		touch_restore(undo->touch, &undo->state);
 		undo->touch->state_level = undo->state_level;
 		slist_pop_head_node(&undo_list);
+		pfree(undo);
 	}
 	while (touch_count > 0 && touches[touch_count - 1]->touch_level >= level)
 	{
@@ -1220,8 +1249,11 @@ level_subabort(int level)
 		touch_abort(touch);
 		if (touch_hash)
 			hash_search(touch_hash, &touch->stock_id, HASH_REMOVE, NULL);
+		pfree(touch);
 	}
-	/* The deadlines of the remaining ones are no later than they were. */
+	/* A hold that was passed over for what is undone now must be seen again. */
+	for (int i = 0; i < touch_count; i++)
+		level_lower_next_expiry(touches[i]->slot, touches[i]->deadline);
 }
 
 static void

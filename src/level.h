@@ -67,6 +67,7 @@ extern void level_init(void);
 #define LEVEL_NO_FLOOR PG_INT64_MIN
 
 extern int	level_compare_places(const void *a, const void *b);
+extern bool level_same_stripe(int64 a, int64 b);
 extern LevelTouch *level_touch(int64 stock_id, bool exclusive);
 extern void level_reload(int64 stock_id);
 extern bool level_take(LevelTouch *touch, LevelCounter counter, int64 quantity,

@@ -167,11 +167,17 @@ movement_touch(Movement **sorted, int count)
 {
 	bool		any_exclusive = false;
 
-	for (int i = 0; i < count; i++)
+	for (int i = 0; i < count;)
 	{
-		bool		exclusive = movement_is_exclusive(sorted[i]);
+		int			end = i;
+		bool		exclusive = false;
 
-		sorted[i]->touch = level_touch(sorted[i]->item.stock_id, exclusive);
+		/* One lock is taken once, in the stronger mode. */
+		while (end < count && level_same_stripe(sorted[i]->item.stock_id,
+												sorted[end]->item.stock_id))
+			exclusive |= movement_is_exclusive(sorted[end++]);
+		for (; i < end; i++)
+			sorted[i]->touch = level_touch(sorted[i]->item.stock_id, exclusive);
 		any_exclusive |= exclusive;
 	}
 	return any_exclusive;

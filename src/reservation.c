@@ -19,6 +19,7 @@
 #include "commands/sequence.h"
 #include "common/hashfn.h"
 #include "common/int.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
@@ -197,29 +198,39 @@ owner_lock_id(const text *owner)
 							   VARSIZE_ANY_EXHDR(owner), 0);
 }
 
-/*
- * Makes what is done for an owner wait for another session that is reserving
- * for the same one: for its search by a lock, which it releases when its new
- * rows are there, and for the rows' transaction.
- */
-static void
-owner_begin(const text *owner)
-{
-	Relation	relation;
-	ScanKeyData key;
-
-	engine_lock(ENGINE_LOCK_OWNER, owner_lock_id(owner), ExclusiveLock, true);
-	relation = table_open(catalog_relations()->reservation, AccessShareLock);
-	ScanKeyInit(&key, RESERVATION_OWNER, BTEqualStrategyNumber, F_TEXTEQ,
-				PointerGetDatum(owner));
-	row_wait_for_inserts(relation, catalog_relations()->reservation_owner, &key, 1);
-	table_close(relation, AccessShareLock);
-}
-
 static void
 owner_end(const text *owner)
 {
 	engine_unlock(ENGINE_LOCK_OWNER, owner_lock_id(owner), ExclusiveLock);
+}
+
+/*
+ * Makes what is done for an owner wait for another session that is reserving
+ * for the same one: for its search by a lock, which it releases when its new
+ * rows are there, and for the rows' transaction.  The lock is not kept while
+ * waiting for that: it may want it again.
+ */
+static void
+owner_begin(const text *owner)
+{
+	Relation	relation = table_open(catalog_relations()->reservation, AccessShareLock);
+	ScanKeyData key;
+	TransactionId xid;
+	ItemPointerData tid;
+
+	ScanKeyInit(&key, RESERVATION_OWNER, BTEqualStrategyNumber, F_TEXTEQ,
+				PointerGetDatum(owner));
+	for (;;)
+	{
+		engine_lock(ENGINE_LOCK_OWNER, owner_lock_id(owner), ExclusiveLock, true);
+		xid = row_inserting(relation, catalog_relations()->reservation_owner,
+							&key, 1, &tid);
+		if (!TransactionIdIsValid(xid))
+			break;
+		owner_end(owner);
+		XactLockTableWait(xid, relation, &tid, XLTW_FetchUpdated);
+	}
+	table_close(relation, AccessShareLock);
 }
 
 static ReservationLine *
@@ -789,15 +800,27 @@ wants_book_or_undo(Wants *wants, Call *call, int64 *quantity)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	Want	   *short_want;
+	Want	   *volatile short_want;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
-	short_want = wants_book(wants, call, quantity);
-	if (short_want)
+	PG_TRY();
+	{
+		short_want = wants_book(wants, call, quantity);
+		if (short_want)
+			RollbackAndReleaseCurrentSubTransaction();
+		else
+			ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
 		RollbackAndReleaseCurrentSubTransaction();
-	else
-		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 	return short_want;
@@ -1211,6 +1234,8 @@ lines_choose(FunctionCallInfo fcinfo, ReservationLine *lines, int count,
 	}
 	for (int i = 0; i < count; i++)
 		chosen += lines[i].moving > 0;
+	if (chosen == 0)
+		raise_wrong_state(lines, count, wanted);	/* the deadline came */
 	return chosen;
 }
 

@@ -229,7 +229,7 @@ row_find_decided(Relation relation, Oid index_id, ScanKey keys, int nkeys)
 }
 
 /* A transaction other than ours that is inserting a row with the key, if any. */
-static TransactionId
+TransactionId
 row_inserting(Relation relation, Oid index_id, ScanKey keys, int nkeys,
 			  ItemPointer tid)
 {
@@ -248,20 +248,6 @@ row_inserting(Relation relation, Oid index_id, ScanKey keys, int nkeys,
 	}
 	systable_endscan(scan);
 	return xid;
-}
-
-/*
- * Waits until no other transaction is inserting a row with the key.
- */
-void
-row_wait_for_inserts(Relation relation, Oid index_id, ScanKey keys, int nkeys)
-{
-	TransactionId xid;
-	ItemPointerData tid;
-
-	while (TransactionIdIsValid(xid = row_inserting(relation, index_id, keys,
-													nkeys, &tid)))
-		XactLockTableWait(xid, relation, &tid, XLTW_FetchUpdated);
 }
 
 void

@@ -31,8 +31,8 @@ extern void row_insert_many(RowTarget *target, TupleTableSlot **slots, int count
 extern bool row_insert_unless_conflict(RowTarget *target, Oid index_id);
 extern HeapTuple row_find_decided(Relation relation, Oid index_id, ScanKey keys,
 								  int nkeys);
-extern void row_wait_for_inserts(Relation relation, Oid index_id, ScanKey keys,
-								 int nkeys);
+extern TransactionId row_inserting(Relation relation, Oid index_id, ScanKey keys,
+								   int nkeys, ItemPointer tid);
 extern void row_end(RowInserter *inserter);
 
 #endif							/* INVENTORY_ROW_H */

@@ -89,6 +89,7 @@ static DatabaseCounters *my_counters = NULL;
 
 /* The open call of this backend. */
 static bool call_open = false;
+static int	call_level;			/* nesting level of transactions */
 static bool call_refused = false;
 static Operation call_operation;
 static instr_time call_start;
@@ -178,6 +179,7 @@ void
 stat_begin(Operation operation)
 {
 	call_open = true;
+	call_level = GetCurrentTransactionNestLevel();
 	call_refused = false;
 	call_operation = operation;
 	INSTR_TIME_SET_CURRENT(call_start);
@@ -233,7 +235,9 @@ static void
 stat_subxact_callback(SubXactEvent event, SubTransactionId subid,
 					  SubTransactionId parent, void *arg)
 {
-	if (event == SUBXACT_EVENT_ABORT_SUB)
+	/* A subtransaction of the call's own is not the call. */
+	if (event == SUBXACT_EVENT_ABORT_SUB &&
+		GetCurrentTransactionNestLevel() <= call_level)
 		stat_failed();
 }
 
