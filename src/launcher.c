@@ -335,6 +335,7 @@ launcher_judge(int index)
 		if (is_absent)
 			absent_add(slot->database);
 		slot_free(index);
+		SetLatch(MyLatch);		/* another database may have been waiting */
 		return POLL_MS;
 	}
 	if (slot_must_leave(slot))
