@@ -70,7 +70,10 @@ extension_lock(ExtensionRow *row)
 									   AccessShareLock))
 		return false;
 	if (extension_find(&found) && found.id == row->id)
+	{
+		*row = found;
 		return true;
+	}
 	UnlockDatabaseObject(ExtensionRelationId, row->id, 0, AccessShareLock);
 	return false;
 }

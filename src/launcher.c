@@ -164,8 +164,10 @@ log_no_slot(void)
 	if (logged_no_slot)
 		return;
 	logged_no_slot = true;
+	slots_lock(LW_EXCLUSIVE);
 	snprintf(launcher_status->last_error, SLOT_ERROR_LENGTH,
 			 "more than %d databases have the extension", worker_max_databases);
+	slots_unlock();
 	ereport(WARNING,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 			 errmsg("more than %d databases have the extension \"inventory\"",
@@ -248,7 +250,9 @@ launcher_start(int index, Oid database)
 	if (started)
 	{
 		process_failures = 0;
+		slots_lock(LW_EXCLUSIVE);
 		launcher_status->started++;
+		slots_unlock();
 		return;
 	}
 	start->handle = NULL;
@@ -335,6 +339,7 @@ launcher_judge(int index)
 		if (is_absent)
 			absent_add(slot->database);
 		slot_free(index);
+		SetLatch(MyLatch);		/* another database may have been waiting */
 		return POLL_MS;
 	}
 	if (slot_must_leave(slot))

@@ -318,9 +318,12 @@ lifecycle_xact_callback(XactEvent event, void *arg)
 			lifecycle_end(true);
 			break;
 		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
 			lifecycle_end(false);
 			break;
 		case XACT_EVENT_PRE_PREPARE:
+			if (!any_held && !any_look && !extension_changed)
+				break;
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("cannot PREPARE a transaction that has changed a database or the extension \"inventory\"")));

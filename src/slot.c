@@ -252,6 +252,8 @@ launcher_release_latch(void)
 void
 slot_claim_latch(int index)
 {
+	if (!slot_has_work(index, TASK_PROJECTION))
+		pg_atomic_write_u64(&bells[index].since, GetCurrentTimestamp());
 	pg_atomic_write_u32(&bells[index].work, WORK_OF_COMMIT);
 	pg_atomic_write_u32(&bells[index].process, COMPAT_MY_PROCESS_NUMBER);
 }

@@ -25,6 +25,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "common/int.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -213,21 +214,18 @@ worker_pin_settings(void)
 		{"statement_timeout", "0"},
 		{"lock_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
+		{"transaction_timeout", "0"},	/* since version 17 */
 		{"jit", "off"},
 		/* Of a user and a worker that wait for each other, the worker fails. */
 		{"deadlock_timeout", "100ms"},
 	};
 
 	for (int i = 0; i < lengthof(pinned); i++)
-		SetConfigOption(pinned[i][0], pinned[i][1], PGC_SUSET, PGC_S_OVERRIDE);
-}
-
-static bool
-worker_is_restoring(void)
-{
-	const char *value = GetConfigOption("inventory.restoring", true, false);
-
-	return value != NULL && strcmp(value, "on") == 0;
+	{
+		if (GetConfigOption(pinned[i][0], true, false) != NULL)
+			SetConfigOption(pinned[i][0], pinned[i][1], PGC_SUSET,
+							PGC_S_OVERRIDE);
+	}
 }
 
 static void
@@ -251,7 +249,7 @@ worker_look_at_extension(void)
 	worker_slots[my_index].present = true;
 	slots_unlock();
 	launcher_wake();
-	if (worker_is_restoring())
+	if (inventory_restoring)
 	{
 		strlcpy(my_problem, "inventory.restoring is on", SLOT_ERROR_LENGTH);
 		worker_leave(END_RESTORING);

@@ -89,6 +89,7 @@ SELECT * FROM (VALUES
 	('reader', $$SELECT * FROM inventory.sku_level$$),
 	('reader', $$SELECT * FROM inventory.open_reservation$$),
 	('reader', $$SELECT * FROM inventory.stat_operation$$),
+	('reader', $$SELECT * FROM inventory.stat_worker$$),
 	('reader', $$SELECT * FROM inventory.stat_level$$),
 	('reader', $$SELECT * FROM inventory.levels()$$),
 	('reader', $$SELECT * FROM inventory.event, inventory.stock, inventory.reservation, inventory.request, inventory.sku, inventory.location, inventory.lot$$),
