@@ -21,7 +21,7 @@ $node->safe_psql('postgres', "SELECT inventory.set_test_clock('2027-02-10 12:00:
 sub script
 {
 	my $sql = '';
-	for my $n (1 .. 1500)
+	for my $n (1 .. 4000)
 	{
 		my ($a, $b) = map { one_of(@skus) } 1 .. 2;
 		$sql .= one_of(
