@@ -255,7 +255,8 @@ WITH RECURSIVE inside AS (
 ), booked AS (
 	SELECT stock_id, sum(on_hand_delta) AS on_hand, sum(reserved_delta) AS reserved,
 		sum(committed_delta) AS committed
-	FROM inventory.event GROUP BY stock_id
+	FROM (SELECT stock_id, on_hand_delta, reserved_delta, committed_delta FROM inventory.event
+		UNION ALL SELECT stock_id, on_hand, reserved, committed FROM inventory.baseline) e GROUP BY stock_id
 ), promised AS (
 	SELECT stock_id,
 		sum(quantity - shipped - released) FILTER (WHERE state = 'held') AS held,
