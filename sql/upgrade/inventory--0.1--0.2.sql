@@ -170,7 +170,7 @@ CREATE TABLE inventory.tick (
 	snapshot pg_snapshot NOT NULL,
 	events bigint NOT NULL,
 	snapshots bigint NOT NULL,
-	keyed boolean NOT NULL,
+	key_id text,
 	hash bytea NOT NULL
 );
 
@@ -187,9 +187,9 @@ COMMENT ON COLUMN inventory.tick.events IS 'Number of events in the batch.';
 
 COMMENT ON COLUMN inventory.tick.snapshots IS 'Number of rows of the table snapshot that were made at this tick.';
 
-COMMENT ON COLUMN inventory.tick.keyed IS 'Whether the hash was made with inventory.hash_key.';
+COMMENT ON COLUMN inventory.tick.key_id IS 'Which inventory.hash_key the hash was made with: the first 16 digits of the key''s SHA-256; NULL for none.';
 
-COMMENT ON COLUMN inventory.tick.hash IS 'SHA-256 (HMAC-SHA-256 if keyed) of the hash before and the events of the batch.';
+COMMENT ON COLUMN inventory.tick.hash IS 'SHA-256 (HMAC-SHA-256 with a key) of the hash before and the events of the batch.';
 
 COMMENT ON INDEX inventory.tick_pkey IS 'Query: the latest tick (stock_level, level load), and a tick by its number (history, verify).';
 
@@ -341,6 +341,16 @@ REVOKE ALL ON FUNCTION inventory.tick_hash(bigint, text) FROM PUBLIC;
 
 COMMENT ON FUNCTION inventory.tick_hash(bigint, text) IS
 'The hash of a tick, computed anew from its events and the stored hash of the tick before; with this key, or inventory.hash_key, if the tick is keyed. NULL if the tick or the one before is not there.';
+
+CREATE FUNCTION inventory.hash_key_id() RETURNS text
+	LANGUAGE c STABLE PARALLEL UNSAFE SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_hash_key_id';
+
+REVOKE ALL ON FUNCTION inventory.hash_key_id() FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.hash_key_id() IS
+'Which key inventory.hash_key is, as in tick.key_id; NULL for none.';
 
 -- How far long work has come.  The work reports to shared memory, so that
 -- others see it before it commits; whatever ends its transaction ends its
@@ -1104,7 +1114,7 @@ BEGIN
 		RETURN QUERY SELECT anchor, NULL::bytea, NULL::bytea, 'the tick is missing';
 	END IF;
 	FOR row IN
-		SELECT k.tick_id, k.hash FROM inventory.tick k
+		SELECT k.tick_id, k.hash, k.key_id FROM inventory.tick k
 		WHERE k.tick_id > previous AND (to_tick IS NULL OR k.tick_id <= to_tick)
 		ORDER BY k.tick_id
 	LOOP
@@ -1112,14 +1122,15 @@ BEGIN
 			RETURN QUERY SELECT n, NULL::bytea, NULL::bytea, 'the tick is missing'
 			FROM generate_series(previous + 1, row.tick_id - 1) AS n;
 		END IF;
+		previous := row.tick_id;
+		PERFORM inventory.progress_done(1);
+		CONTINUE WHEN key IS NULL AND row.key_id <> coalesce(inventory.hash_key_id(), '');
 		computed := inventory.tick_hash(row.tick_id, key);
 		IF computed IS DISTINCT FROM row.hash THEN
 			RETURN QUERY SELECT row.tick_id, computed, row.hash,
 				CASE WHEN computed IS NULL THEN 'the tick before is missing'
 					ELSE 'its hash does not agree with its events and the hash before' END;
 		END IF;
-		previous := row.tick_id;
-		PERFORM inventory.progress_done(1);
 	END LOOP;
 	-- Ticks that were taken away at the end.
 	IF to_tick IS NULL AND previous < (SELECT max(v.tick_id) FROM inventory.verification v) THEN
@@ -1132,7 +1143,7 @@ $$;
 REVOKE ALL ON FUNCTION inventory.verify_chain(bigint, bigint, text) FROM PUBLIC;
 
 COMMENT ON FUNCTION inventory.verify_chain(bigint, bigint, text) IS
-'Computes the hashes of a range of ticks anew from their events: one row per tick whose hash differs or that is missing. Keyed ticks need their key, here or as inventory.hash_key. Ticks whose events have been archived are not computed; the last of them is where the chain starts.';
+'Computes the hashes of a range of ticks anew from their events: one row per tick whose hash differs or that is missing. Ticks with a key are compared if it is inventory.hash_key, or all of them with the key that is given. Ticks whose events have been archived are not computed; the last of them is where the chain starts.';
 
 CREATE FUNCTION inventory.chain_anchor(OUT tick_id bigint, OUT ticked_at timestamptz, OUT events bigint, OUT hash bytea)
 	RETURNS record
@@ -1917,7 +1928,7 @@ BEGIN
 				'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship',
 				'release', 'extend', 'release_owner', 'expire_due'])
 			OR rank >= 3 AND p.proname = ANY (ARRAY['verify', 'rebuild', 'verify_chain',
-				'chain_anchor', 'check_anchor', 'level_differs', 'stat_reset', 'project', 'tick_hash',
+				'chain_anchor', 'check_anchor', 'level_differs', 'stat_reset', 'project', 'tick_hash', 'hash_key_id',
 				'make_partition', 'make_partitions', 'maintain', 'archivable', 'archive', 'archive_partition']))
 	LOOP
 		EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', signature, role);
