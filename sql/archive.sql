@@ -71,7 +71,7 @@ CREATE FUNCTION inventory.included(xid xid8, snapshot pg_snapshot) RETURNS boole
 	RETURN CASE
 		WHEN (xid >= '9223372036854775808'::xid8) = (pg_snapshot_xmax(snapshot) >= '9223372036854775808'::xid8)
 			THEN pg_visible_in_snapshot(xid, snapshot)
-		ELSE xid >= '9223372036854775808'::xid8
+		WHEN snapshot IS NOT NULL THEN xid >= '9223372036854775808'::xid8
 	END;
 REVOKE ALL ON FUNCTION inventory.included(xid8, pg_snapshot) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.included(xid8, pg_snapshot) IS 'The engine''s own: whether a tick with this snapshot includes the events of a transaction.';

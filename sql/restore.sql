@@ -140,9 +140,9 @@ BEGIN
 	PERFORM inventory.restore_triggers();
 	PERFORM inventory.restore_xids();
 	PERFORM inventory.restore_sequences();
+	PERFORM inventory.make_foreign_keys();
 	EXECUTE format('ALTER DATABASE %I RESET inventory.restoring', current_database());
 	PERFORM set_config('inventory.restoring', 'off', false);
-	PERFORM inventory.make_partitions((inventory.clock_time() AT TIME ZONE 'UTC')::date, current_setting('inventory.partitions_ahead')::integer);
 	PERFORM inventory.project();
 	PERFORM inventory.restore_check();
 	RAISE NOTICE 'the restored stock agrees with its events'
