@@ -30,7 +30,8 @@ BEGIN
 		JOIN pg_class c ON c.oid = i.inhrelid
 		WHERE i.inhparent = 'inventory.event'::regclass
 	LOOP
-		EXECUTE format('CREATE TABLE plain.%I PARTITION OF plain.event %s', partition.relname, partition.bound);
+		EXECUTE format('CREATE TABLE plain.%1$I (LIKE inventory.%1$I INCLUDING ALL)', partition.relname);
+		EXECUTE format('ALTER TABLE plain.event ATTACH PARTITION plain.%I %s', partition.relname, partition.bound);
 	END LOOP;
 END
 $$;
