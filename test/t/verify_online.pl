@@ -52,10 +52,12 @@ finish_clients($run, meanwhile => sub {
 	}
 	elsif ($what eq 'corrupt')
 	{
-		# A row that somebody has written past the engine, between two ticks.
+		# A row that somebody has written past the engine, between two ticks:
+		# a projection that had read it before would write over it.
 		my $of = 1 + number_below(8);
 		$node->safe_psql('postgres', qq{
 BEGIN;
+SELECT inventory.lock_projection();
 SET LOCAL session_replication_role = replica;
 UPDATE inventory.stock SET on_hand = on_hand + 7, event_count = event_count + 1 WHERE stock_id = $of;
 COMMIT});
