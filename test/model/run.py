@@ -4,7 +4,11 @@
 Several sessions, one statement at a time, in an order that the seed decides; so
 a run with the same seed repeats.  After each statement its answer or SQLSTATE is
 compared, and what everybody sees of the levels; now and then a session's own
-view of stock_level; at the end, with everything committed, verify().
+view of stock_level, and what there was at an earlier moment, by stock_at(); at
+the end, with everything committed, verify().
+
+Another session projects all the while: beside the statements, between them, and
+in transactions that stay open for many of them, or roll back.  Nothing may show.
 
 A statement that has to wait for another session's transaction is sent too: the
 run waits until it stands in pg_blocking_pids(), ends that transaction, and then
@@ -80,7 +84,12 @@ class Run:
         self.count = collections.Counter()
         self.admin = Session('admin')
         self.sessions = [Session('session %d' % n) for n in range(SESSIONS)]
+        self.projector, self.projecting = Session('projector'), None
+        # What was on hand and committed when the clock went on, by moment.
+        self.moments = {}
         self.requests = {}
+        # By session with an open transaction: when it first tried to write, and did.
+        self.first_write = {}
         self.log = collections.deque(maxlen=400)
         self.number = 0
         self.set_up()
@@ -92,6 +101,9 @@ class Run:
         ask('SET client_min_messages = warning')
         ask('DROP EXTENSION IF EXISTS inventory CASCADE')
         ask('CREATE EXTENSION inventory')
+        # Many snapshots for the history to start from.
+        ask('ALTER SYSTEM SET inventory.snapshot_events = 10')
+        ask('SELECT pg_reload_conf()')
         self.model = model = Model(datetime.datetime(2030, 1, 30, 12, tzinfo=UTC))
         ask('SELECT inventory.set_test_clock(%s)', (model.clock,))
         for name, parent in (('SITE', None), ('A', 'SITE'), ('B', 'SITE'), ('A1', 'A'), ('ELSEWHERE', None)):
@@ -321,12 +333,51 @@ class Run:
 
     # Steps -----------------------------------------------------------------
 
+    def commit(self, session):
+        """The model's commit.  What it brings was recorded when the transaction
+        wrote first, so it belongs to the moments since then."""
+        m, tx = self.model, self.model.open[session]
+        change = collections.defaultdict(lambda: [0, 0])
+        for item, moved in tx.moved.items():
+            change[item][0] += moved[0] - moved[1]
+        for key, line in tx.lines.items():
+            for sign, line in (1, line), (-1, m.lines.get(key)):
+                if line is not None and line['state'] == 'committed':
+                    change[line['item']][1] += sign * (line['quantity'] - line['shipped'] - line['released'])
+        tried, written = self.first_write.pop(session, (None, None))
+        if any(c != [0, 0] for c in change.values()):
+            for at in list(self.moments):
+                if tried <= at < written:
+                    # Its first call has failed; whether that set its time is not our business.
+                    del self.moments[at]
+                elif at >= written:
+                    for item, (on_hand, committed) in change.items():
+                        self.moments[at][item][0] += on_hand
+                        self.moments[at][item][1] += committed
+                    self.count['late commits'] += 1
+        m.commit(session)
+
+    def rollback(self, session):
+        self.first_write.pop(session, None)
+        self.model.rollback(session)
+
+    def remember(self):
+        """What there is at this moment, which then will be the past."""
+        m = self.model
+        now = collections.defaultdict(lambda: [0, 0])
+        for item in m.known:
+            now[item][0] = m.on_hand[item]
+        for line in m.lines.values():
+            if line['state'] == 'committed':
+                now[line['item']][1] += line['quantity'] - line['shipped'] - line['released']
+        self.moments[m.clock] = now
+
     def end(self, session):
         """Ends a session's transaction, one way or the other."""
         how = self.random.choice(('COMMIT', 'COMMIT', 'ROLLBACK'))
         self.log.append('%s: %s' % (session, how))
         self.sessions[session].ask(how)
-        (self.model.commit if how == 'COMMIT' else self.model.rollback)(session)
+        (self.commit if how == 'COMMIT' else self.rollback)(session)
         self.count[how.lower()] += 1
 
     def blocked(self, session):
@@ -370,6 +421,9 @@ class Run:
         if implicit:
             m.begin(session)
             tx = m.open[session]
+        if not name.startswith('read'):
+            tried, written = self.first_write.get(session, (m.clock, None))
+            self.first_write[session] = tried, written or (m.clock if answer[0] == 'rows' else None)
         got = answer[1][0][0] if answer[0] == 'rows' else None
         if isinstance(got, datetime.datetime):
             got = got.astimezone(UTC)
@@ -385,7 +439,7 @@ class Run:
         # What it has locked stays locked, also when it has done nothing.
         tx.touched |= locks.union(*self.needs(session, name, a))
         if implicit:
-            (m.commit if answer[0] == 'rows' else m.rollback)(session)
+            (self.commit if answer[0] == 'rows' else self.rollback)(session)
         elif answer[0] == 'error':
             self.after_error(session)
 
@@ -395,7 +449,7 @@ class Run:
             self.back_to(session)
         else:
             self.sessions[session].ask('ROLLBACK')
-            self.model.rollback(session)
+            self.rollback(session)
             self.log.append('%s: ROLLBACK' % session)
             self.count['rollback'] += 1
 
@@ -417,6 +471,7 @@ class Run:
         if limits and at >= min(limits):
             return
         self.log.append('clock: %s' % at)
+        self.remember()
         m.clock = at
         self.admin.ask('SELECT inventory.set_test_clock(%s)', (at,))
         self.count['clock'] += 1
@@ -447,8 +502,32 @@ class Run:
         self.admin.ask(sql, values)
         self.count['master data'] += 1
 
+    def project(self):
+        """The projector goes on: starts a run that is not waited for, or a
+        transaction with a run in it; or ends what it has started."""
+        r, p = self.random, self.projector
+        if self.projecting is None:
+            self.projecting = r.choice(('alone', 'alone', 'COMMIT', 'COMMIT', 'ROLLBACK'))
+            if self.projecting == 'alone':
+                p.send('SELECT inventory.project()')
+            else:
+                p.ask('BEGIN')
+                p.ask('SELECT inventory.project()')
+            return
+        if self.projecting == 'alone':
+            answer = p.answer()
+            if answer[0] == 'error':
+                raise Difference('project(): %s' % (answer,))
+            self.count['events projected'] += answer[1][0][0]
+        else:
+            p.ask(self.projecting)
+        self.count['projection: ' + self.projecting] += 1
+        self.projecting = None
+
     def step(self):
         r, m = self.random, self.model
+        if r.random() < .1:
+            self.project()
         session = r.randrange(SESSIONS)
         chance = r.random()
         if chance < .04:
@@ -537,25 +616,50 @@ JOIN inventory.location l USING (location_id) LEFT JOIN inventory.lot t USING (l
                     item, session, [on_hand, reserved, committed], expected[tuple(item)]))
         self.count['views compared'] += 1
 
+    def compare_past(self):
+        """What there was at an earlier moment, as is known now."""
+        if not self.moments:
+            return
+        at = self.random.choice(sorted(self.moments))
+        expected = {item: list(q) for item, q in self.moments[at].items() if q != [0, 0]}
+        got = {tuple(item): [on_hand, committed] for *item, on_hand, committed in self.admin.ask(
+            'SELECT sku, location, lot, condition, on_hand, committed FROM inventory.stock_at(%s)', (at,)) if [on_hand, committed] != [0, 0]}
+        if got != expected:
+            raise Difference('stock_at(%s): engine and model differ in %s' % (
+                at, [(i, got.get(i), expected.get(i)) for i in {**got, **expected} if got.get(i) != expected.get(i)]))
+        self.count['moments compared'] += 1
+
     def run(self):
         for self.at in range(self.steps):
             self.step()
             if self.random.random() < .3:
                 self.settle()
             self.compare_levels()
-            if self.random.random() < .03:
+            if self.random.random() < .06:
                 self.compare_view(self.random.randrange(SESSIONS))
+            if self.random.random() < .06:
+                self.compare_past()
         for session in sorted(self.model.open):
             self.end(session)
+        if self.projecting:
+            self.project()
         self.settle()
         self.compare_levels()
         self.compare_view(0)
+        self.admin.ask('SELECT inventory.project()')
+        self.compare_view(0)
+        for _ in self.moments:
+            self.compare_past()
         found = self.admin.ask('SELECT * FROM inventory.verify()')
         if found:
             raise Difference('verify(): %s' % found)
         pins = self.admin.ask('SELECT coalesce(sum(pins), 0) FROM inventory.levels()')[0][0]
         if pins:
             raise Difference('%s pins are left' % pins)
+        missing = self.admin.ask('SELECT sum(events) - (SELECT count(*) FROM inventory.event) FROM inventory.tick')[0][0]
+        if missing:
+            raise Difference('%s events are in ticks too often' % missing)
+        self.admin.ask('ALTER SYSTEM RESET inventory.snapshot_events')
         self.admin.ask('SELECT inventory.set_test_clock(NULL)')
 
 
@@ -579,6 +683,7 @@ def main():
     print(', '.join('%s %d' % pair for pair in sorted(run.count.items())))
     # A run that never meets a refusal or a wait proves little.
     rare = [what for what in ('reserve', 'confirm', 'ship', 'release', 'extend', 'transfer', 'reverse', 'set_on_hand', 'waited',
+                              'projection: alone', 'projection: COMMIT', 'projection: ROLLBACK', 'late commits', 'moments compared',
                               'IV001', 'IV008', 'IV009', 'IV010', 'rollback', 'rollback to savepoint', 'clock')
             if arguments.steps >= 2000 and run.count[what] < 5]
     if rare:

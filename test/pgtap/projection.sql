@@ -682,6 +682,7 @@ SELECT is_empty($$SELECT * FROM pg_settings WHERE name = 'inventory.hash_key' AN
 RESET ROLE;
 
 SELECT is_empty('SELECT t.misread()', 'at the end every reader agrees');
+SELECT is_empty('SELECT t.misprojected()', 'and everything adds up, whatever keys there were');
 SELECT inventory.set_test_clock(NULL) IS NULL AS done \gset
 SELECT * FROM finish();
 SELECT count(dblink_disconnect(name)) AS done FROM unnest(dblink_get_connections()) name \gset
