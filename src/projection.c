@@ -23,15 +23,19 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -50,6 +54,13 @@ enum
 {
 	EVENT_STOCK_ID = 2, EVENT_ON_HAND_DELTA = 4, EVENT_RESERVED_DELTA = 5,
 	EVENT_COMMITTED_DELTA = 6, EVENT_RECORDED_AT = 12, EVENT_XID = 14
+};
+
+enum
+{
+	STOCK_STOCK_ID = 1, STOCK_ON_HAND = 6, STOCK_RESERVED, STOCK_COMMITTED,
+	STOCK_EVENT_COUNT, STOCK_SNAPSHOT_COUNT, STOCK_RECORDED_FROM,
+	STOCK_RECORDED_UNTIL
 };
 
 /* Rows fetched at a time. */
@@ -240,16 +251,48 @@ snapshots_write_all(int64 tick_id)
 
 /* ---- Stock rows ---- */
 
+static int64
+row_int64(HeapTuple tuple, TupleDesc descriptor, int column, int64 missing)
+{
+	bool		isnull;
+	Datum		value = heap_getattr(tuple, column, descriptor, &isnull);
+
+	return isnull ? missing : DatumGetInt64(value);
+}
+
+/* Reads the stock row as it is before the run. */
+static void
+item_read(ProjectedItem *item)
+{
+	const CatalogRelations *relations = catalog_relations();
+	Relation	relation = table_open(relations->stock, AccessShareLock);
+	TupleDesc	descriptor = RelationGetDescr(relation);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, STOCK_STOCK_ID, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(item->stock_id));
+	scan = systable_beginscan(relation, relations->stock_id_key, true,
+							  GetActiveSnapshot(), 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		item->row.on_hand = row_int64(tuple, descriptor, STOCK_ON_HAND, 0);
+		item->row.reserved = row_int64(tuple, descriptor, STOCK_RESERVED, 0);
+		item->row.committed = row_int64(tuple, descriptor, STOCK_COMMITTED, 0);
+		item->row.event_count = row_int64(tuple, descriptor, STOCK_EVENT_COUNT, 0);
+		item->snapshot_count = row_int64(tuple, descriptor, STOCK_SNAPSHOT_COUNT, 0);
+		item->recorded_from = row_int64(tuple, descriptor, STOCK_RECORDED_FROM, DT_NOEND);
+		item->recorded_until = row_int64(tuple, descriptor, STOCK_RECORDED_UNTIL, DT_NOBEGIN);
+	}
+	systable_endscan(scan);
+	table_close(relation, AccessShareLock);
+}
+
 static ProjectedItem *
 projection_item(Projection *projection, int64 stock_id)
 {
-	static Statement statement = {
-		"SELECT k.on_hand, k.reserved, k.committed, k.event_count, k.snapshot_count,"
-		" coalesce(k.recorded_from, 'infinity'), coalesce(k.recorded_until, '-infinity')"
-		" FROM inventory.stock k WHERE k.stock_id = $1",
-		1, {INT8OID}
-	};
-	Datum		values[1];
 	bool		found;
 	ProjectedItem *item = hash_search(projection->items, &stock_id, HASH_ENTER, &found);
 
@@ -258,19 +301,7 @@ projection_item(Projection *projection, int64 stock_id)
 	memset(&item->row, 0, sizeof(ProjectedItem) - offsetof(ProjectedItem, row));
 	item->recorded_from = DT_NOEND;
 	item->recorded_until = DT_NOBEGIN;
-	values[0] = Int64GetDatum(stock_id);
-	query_begin();
-	if (query_run(&statement, values, NULL) > 0)
-	{
-		item->row.on_hand = query_int64(0, 1);
-		item->row.reserved = query_int64(0, 2);
-		item->row.committed = query_int64(0, 3);
-		item->row.event_count = query_int64(0, 4);
-		item->snapshot_count = query_int64(0, 5);
-		item->recorded_from = query_int64(0, 6);
-		item->recorded_until = query_int64(0, 7);
-	}
-	query_end();
+	item_read(item);
 	return item;
 }
 
