@@ -23,6 +23,7 @@
 #include "catalog.h"
 #include "inventory.h"
 #include "lock.h"
+#include "partition.h"
 #include "query.h"
 
 PG_FUNCTION_INFO_V1(inventory_archive_partition);
@@ -61,6 +62,7 @@ inventory_lock_projection(PG_FUNCTION_ARGS)
 {
 	inventory_check_loaded();
 	engine_lock(ENGINE_LOCK_PROJECTION, 0, ExclusiveLock, true);
+	partition_restart_notes();	/* a dump may have been loaded */
 	PG_RETURN_VOID();
 }
 

@@ -475,6 +475,7 @@ inventory_event_applied(PG_FUNCTION_ARGS)
 
 	event_check_transaction(slot);
 	events_inserted = true;
+	partition_written(RelationGetRelid(trigdata->tg_relation));
 	if (!engine_writing)
 		event_check_foreign(type, on_hand_delta, reserved_delta, committed_delta);
 	event_apply(stock_id, type, on_hand_delta, reserved_delta + committed_delta);

@@ -62,6 +62,7 @@ inventory_shmem_request(void)
 	RequestAddinShmemSpace(MAXALIGN(clock_shmem_size()) +
 						   MAXALIGN(catalog_shmem_size()) +
 						   MAXALIGN(stat_shmem_size()) +
+						   MAXALIGN(partition_shmem_size()) +
 						   MAXALIGN(progress_shmem_size()) +
 						   MAXALIGN(slot_shmem_size()) +
 						   level_shmem_size());
@@ -78,6 +79,7 @@ inventory_shmem_startup(void)
 	clock_shmem_init();
 	catalog_shmem_init();
 	stat_shmem_init();
+	partition_shmem_init();
 	progress_shmem_init();
 	slot_shmem_init();
 	level_shmem_init();

@@ -15,11 +15,18 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "common/hashfn.h"
+#include "miscadmin.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
+#include "port/atomics.h"
 #include "storage/lmgr.h"
+#include "storage/shmem.h"
 #include "utils/date.h"
 #include "utils/datetime.h"
 #include "utils/inval.h"
@@ -31,12 +38,97 @@
 #include "partition.h"
 #include "query.h"
 
+/* Partitions share so many entries. */
+#define WRITTEN_ENTRIES 256
+
+/*
+ * The last transaction that wrote events into a partition.  It is noted before
+ * the transaction can commit, so who sees its events sees the note.
+ */
+typedef struct PartitionShared
+{
+	pg_atomic_uint64 noted_from;	/* transactions from here on; 0: unknown */
+	pg_atomic_uint64 written[WRITTEN_ENTRIES];
+} PartitionShared;
+
+static PartitionShared *shared = NULL;
+
 int			partition_months_ahead = 3;
 
 /* The partition last used, valid until the event table changes. */
 static Oid	cached_partition = InvalidOid;
 static TimestampTz cached_from;
 static TimestampTz cached_until;
+
+Size
+partition_shmem_size(void)
+{
+	return sizeof(PartitionShared);
+}
+
+void
+partition_shmem_init(void)
+{
+	bool		found;
+
+	shared = ShmemInitStruct("inventory partitions", partition_shmem_size(), &found);
+	if (found)
+		return;
+	pg_atomic_init_u64(&shared->noted_from, 0);
+	for (int i = 0; i < WRITTEN_ENTRIES; i++)
+		pg_atomic_init_u64(&shared->written[i], 0);
+}
+
+static pg_atomic_uint64 *
+partition_entry(Oid partition)
+{
+	return &shared->written[hash_combine(MyDatabaseId, murmurhash32(partition)) %
+							WRITTEN_ENTRIES];
+}
+
+/* This transaction has inserted an event into the partition. */
+void
+partition_written(Oid partition)
+{
+	static Oid	last_partition = InvalidOid;
+	static uint64 last_xid = 0;
+	uint64		xid = U64FromFullTransactionId(GetTopFullTransactionId());
+	pg_atomic_uint64 *entry;
+	uint64		current;
+
+	if (xid == last_xid && partition == last_partition)
+		return;
+	entry = partition_entry(partition);
+	current = pg_atomic_read_u64(entry);
+	while (current < xid && !pg_atomic_compare_exchange_u64(entry, &current, xid))
+		;
+	last_xid = xid;
+	last_partition = partition;
+}
+
+/* Rows may have come in without a note; those from now on have one. */
+void
+partition_restart_notes(void)
+{
+	pg_atomic_write_u64(&shared->noted_from,
+						U64FromFullTransactionId(ReadNextFullTransactionId()));
+}
+
+/*
+ * Whether all events in the partition are of transactions before this one, as
+ * far as that is known without looking: this server must have been writing
+ * since before the transaction.
+ */
+bool
+partition_is_older(Oid partition, uint64 xid)
+{
+	uint64		noted_from = pg_atomic_read_u64(&shared->noted_from);
+
+	if (noted_from == 0 && !RecoveryInProgress())
+		partition_restart_notes();
+	return noted_from != 0 && (int64) xid >= (int64) noted_from &&
+		pg_atomic_read_u64(partition_entry(partition)) < xid;
+}
 
 static void
 partition_forget(Datum arg, Oid relation_id)

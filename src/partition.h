@@ -12,6 +12,12 @@
 
 extern int	partition_months_ahead;
 
+extern Size partition_shmem_size(void);
+extern void partition_shmem_init(void);
+
 extern Oid	partition_for(TimestampTz recorded_at);
+extern void partition_written(Oid partition);
+extern void partition_restart_notes(void);
+extern bool partition_is_older(Oid partition, uint64 xid);
 
 #endif							/* INVENTORY_PARTITION_H */

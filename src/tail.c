@@ -40,6 +40,7 @@
 #include "catalog.h"
 #include "clock.h"
 #include "inventory.h"
+#include "partition.h"
 #include "tail.h"
 
 /* Columns, as the install script has them. */
@@ -248,6 +249,8 @@ events_scan(int64 stock_id, const XidRange *ranges, int range_count,
 			ScanKeyData keys[3];
 			int			n = 0;
 
+			if (partition_is_older(list[i].table, ranges[j].first))
+				continue;
 			if (stock_id != 0)
 				ScanKeyInit(&keys[n++], EVENT_STOCK_ID, BTEqualStrategyNumber,
 							F_INT8EQ, Int64GetDatum(stock_id));
