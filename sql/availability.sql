@@ -17,16 +17,16 @@ COMMENT ON FUNCTION inventory.available_of(bigint, bigint, bigint, bigint, boole
 
 -- What is beyond the stock row of a stock item, for the views below.
 CREATE FUNCTION inventory.tail_on_hand(stock_id bigint) RETURNS bigint
-	LANGUAGE c STABLE STRICT PARALLEL SAFE
+	LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10
 	AS 'MODULE_PATHNAME', 'inventory_tail_on_hand';
 CREATE FUNCTION inventory.tail_reserved(stock_id bigint) RETURNS bigint
-	LANGUAGE c STABLE STRICT PARALLEL SAFE
+	LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10
 	AS 'MODULE_PATHNAME', 'inventory_tail_reserved';
 CREATE FUNCTION inventory.tail_committed(stock_id bigint) RETURNS bigint
-	LANGUAGE c STABLE STRICT PARALLEL SAFE
+	LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10
 	AS 'MODULE_PATHNAME', 'inventory_tail_committed';
 CREATE FUNCTION inventory.tail_event_count(stock_id bigint) RETURNS bigint
-	LANGUAGE c STABLE STRICT PARALLEL SAFE
+	LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10
 	AS 'MODULE_PATHNAME', 'inventory_tail_event_count';
 REVOKE ALL ON FUNCTION inventory.tail_on_hand(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION inventory.tail_reserved(bigint) FROM PUBLIC;
