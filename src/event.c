@@ -304,8 +304,10 @@ event_move(LevelTouch *touch, int64 stock_id, LevelCounter counter, int64 delta,
 		if (!level_credit(touch, counter, delta))
 			ereport(ERROR,
 					(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
-					 errmsg("on hand of %s would be out of range for type bigint",
-							catalog_describe(stock_id))));
+					 errmsg("on hand of %s would be out of range",
+							catalog_describe(stock_id)),
+					 errdetail("It can be at most " INT64_FORMAT ".",
+							   LEVEL_ON_HAND_MAX)));
 	}
 	else if (delta < 0)
 	{

@@ -309,6 +309,26 @@ expiry_run(int64 max_lines)
 	return written;
 }
 
+/* How many overdue holds have no expire event yet; no more than is counted. */
+int64
+expiry_backlog(void)
+{
+	static Statement statement = {
+		"SELECT count(*) FROM (SELECT FROM inventory.reservation r"
+		"  WHERE r.expires_at <= $1 AND r.state = 'held' LIMIT 100000) d",
+		1, {TIMESTAMPTZOID}
+	};
+	Datum		values[1];
+	int64		count;
+
+	values[0] = TimestampTzGetDatum(clock_time());
+	query_begin();
+	query_run(&statement, values, NULL);
+	count = query_int64(0, 1);
+	query_end();
+	return count;
+}
+
 /* The first deadline of a hold, passed or not; DT_NOEND if there is none. */
 TimestampTz
 expiry_next_deadline(void)

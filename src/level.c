@@ -992,7 +992,8 @@ level_add_pending(LevelTouch *touch, int64 quantity)
 	do
 	{
 		if (pg_add_s64_overflow((int64) pending, quantity, &sum) ||
-			pg_add_s64_overflow(sum, (int64) pg_atomic_read_u64(&slot->on_hand), &sum))
+			pg_add_s64_overflow(sum, (int64) pg_atomic_read_u64(&slot->on_hand), &sum) ||
+			sum > LEVEL_ON_HAND_MAX)
 			return false;
 	} while (!pg_atomic_compare_exchange_u64(&slot->pending, &pending,
 											 pending + quantity));

@@ -63,6 +63,9 @@ extern void level_shmem_request_locks(void);
 extern void level_shmem_init(void);
 extern void level_init(void);
 
+/* With a backorder as large promised on top, sums are still a bigint. */
+#define LEVEL_ON_HAND_MAX (PG_INT64_MAX / 2)
+
 /* No counter's floor. */
 #define LEVEL_NO_FLOOR PG_INT64_MIN
 

@@ -33,6 +33,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -44,6 +45,7 @@
 #include "digest.h"
 #include "inventory.h"
 #include "lock.h"
+#include "progress.h"
 #include "projection.h"
 #include "query.h"
 #include "tail.h"
@@ -52,7 +54,7 @@
 /* Columns, as the install script has them. */
 enum
 {
-	EVENT_STOCK_ID = 2, EVENT_ON_HAND_DELTA = 4, EVENT_RESERVED_DELTA = 5,
+	EVENT_EVENT_ID = 1, EVENT_STOCK_ID = 2, EVENT_ON_HAND_DELTA = 4, EVENT_RESERVED_DELTA = 5,
 	EVENT_COMMITTED_DELTA = 6, EVENT_RECORDED_AT = 12, EVENT_XID = 14
 };
 
@@ -97,6 +99,7 @@ typedef struct Projection
 	int64		tick_events;	/* since the previous tick */
 	int64		run_events;
 	uint64		xid;			/* of the last event */
+	int64		last_event_id;	/* the largest one */
 } Projection;
 
 /* ---- Reading a batch ---- */
@@ -435,6 +438,8 @@ projection_add(Projection *projection, HeapTuple tuple, TupleDesc descriptor)
 	digest_event(projection->digest, tuple, descriptor);
 	projection->tick_events++;
 	projection->run_events++;
+	projection->last_event_id = Max(projection->last_event_id,
+									event_int64(tuple, descriptor, EVENT_EVENT_ID));
 
 	if (!item->due && item->row.event_count + item->sums.event_count -
 		item->snapshot_count >= projection_snapshot_events)
@@ -519,8 +524,24 @@ projection_finish(Projection *projection, bool new_day)
 	projection_end_tick(projection, &projection->end, snapshots);
 }
 
+/*
+ * About how many events a run has left for the next one: none if it has reached
+ * what is committed, and else the numbers given out since, as if all were used.
+ */
+static int64
+projection_backlog(const Projection *projection)
+{
+	int64		last_event_id;
+
+	if (projection->run_events < projection_tick_events)
+		return 0;
+	last_event_id = DatumGetInt64(DirectFunctionCall1(pg_sequence_last_value,
+													  ObjectIdGetDatum(catalog_relations()->event_sequence)));
+	return Max(last_event_id - projection->last_event_id, 0);
+}
+
 int64
-projection_run(void)
+projection_run(int64 *backlog)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context = AllocSetContextCreate(caller, "inventory projection",
@@ -542,6 +563,7 @@ projection_run(void)
 		digest_end(projection->digest, &projection->previous, projection->previous.hash);
 	PopActiveSnapshot();
 	events = projection->run_events;
+	*backlog = projection_backlog(projection);
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
 	return events;
@@ -555,6 +577,7 @@ inventory_project(PG_FUNCTION_ARGS)
 {
 	int64		sum = 0;
 	int64		events;
+	int64		backlog;
 
 	inventory_check_writable("project");
 	if (IsolationUsesXactSnapshot())
@@ -562,11 +585,16 @@ inventory_project(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("%s cannot run in a transaction with isolation level REPEATABLE READ or SERIALIZABLE", "project()"),
 				 errdetail("Its own snapshot would see the new tick with the former stock rows.")));
-	while ((events = projection_run()) > 0)
+	progress_begin("project");
+	while ((events = projection_run(&backlog)) > 0)
 	{
+		if (sum == 0)
+			progress_phase("events", events + backlog);
 		sum += events;
+		progress_done(events);
 		CHECK_FOR_INTERRUPTS();
 	}
+	progress_end();
 	PG_RETURN_INT64(sum);
 }
 

@@ -268,8 +268,10 @@ worker_look_at_extension(void)
 static int64
 run_projection(void)
 {
-	int64		events = projection_run();
+	int64		backlog;
+	int64		events = projection_run(&backlog);
 
+	worker_report_backlog(backlog);
 	schedules[TASK_PROJECTION].more = events >= projection_tick_events;
 	return events;
 }
@@ -284,6 +286,7 @@ run_expiry(void)
 	{
 		lines = expiry_run(EXPIRY_LINES);
 		next_deadline = expiry_next_deadline();
+		worker_report_backlog(expiry_backlog());
 	}
 	schedules[TASK_EXPIRY].more = lines > 0 && next_deadline <= clock_time();
 	return lines;

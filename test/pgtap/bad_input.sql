@@ -18,7 +18,7 @@ WHERE sku = 'bi-LOT';
 INSERT INTO inventory.lot (sku_id, lot) SELECT sku_id, unnest(ARRAY['S1', 'S2']) FROM inventory.sku WHERE sku = 'bi-SER';
 SELECT inventory.receive('bi-A', 'bi-L', 10, request_id => 'bi-used') AS receipt \gset
 SELECT inventory.receive('bi-B', 'bi-L', 10) AS receipt_of_b \gset
-SELECT inventory.receive('bi-MAX', 'bi-L', 9223372036854775807) AS receipt_of_max \gset
+SELECT inventory.receive('bi-MAX', 'bi-L', 4611686018427387903) AS receipt_of_max \gset
 SELECT count(inventory.receive('bi-LOT', 'bi-L', 10, lot => l)) AS receipts FROM unnest(ARRAY['fresh', 'expired', 'blocked']) l \gset
 SELECT inventory.receive('bi-SER', 'bi-L', 1, lot => 'S1') AS receipt_of_serial \gset
 SELECT inventory.reserve('bi-B', 'bi-L', 2, owner => 'bi-held') AS held \gset

@@ -35,6 +35,13 @@ INSERT INTO inventory.event (event_id, stock_id, type, on_hand_delta)
 SELECT 9000000000000000, stock_id, 'receive', 1 FROM inventory.stock_level, generate_series(1, 30) WHERE sku = 'co-Q';
 SELECT throws_ok($$SELECT inventory.reverse(9000000000000000, 'mistake')$$, 'IV014', NULL, 'an event number that stands many times is not reversed');
 
+INSERT INTO inventory.sku (sku, backorder_limit) VALUES ('co-U', NULL);
+SELECT inventory.receive('co-U', 'co-L', 4611686018427387903) AS receipt \gset
+SELECT throws_ok($$SELECT inventory.receive('co-U', 'co-L', 1)$$, '22003', NULL, 'there is a largest quantity on hand');
+SELECT inventory.reserve('co-U', 'co-L', 9223372036854775807, ttl => NULL) AS hold \gset
+SELECT throws_ok($$SELECT inventory.reserve('co-U', 'co-L', 1)$$, 'IV001', NULL, 'and with an unlimited backorder a largest promise');
+SELECT is((SELECT reserved FROM inventory.stock_level WHERE sku = 'co-U'), 9223372036854775807, 'which can be summed up');
+
 SELECT is((SELECT proparallel FROM pg_proc WHERE oid = 'inventory.available(text, text, text)'::regprocedure), 'u', 'available() keeps a query out of parallel workers');
 SELECT * FROM finish();
 ROLLBACK;
