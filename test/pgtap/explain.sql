@@ -60,6 +60,7 @@ SELECT inventory.confirm(:shipping) AS lines \gset
 \c
 SET client_min_messages = warning;
 SELECT no_plan();
+SET enable_seqscan = off;
 BEGIN;
 SELECT public.call_uses($$receive('S60', 'L60', 1, request_id => 'new')$$, 'sku_key', 'location_key', 'stock_key', 'request_pkey');
 SELECT public.call_uses($$reserve('T60', 'L60', 1, lot => 'lot-1', owner => 'owner-61')$$, 'lot_key', 'reservation_owner_idx');
