@@ -44,15 +44,20 @@ typedef struct QueryIdentity
 } QueryIdentity;
 
 static void
+query_set(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+static void
 query_become_owner(QueryIdentity *caller)
 {
 	caller->guc_level = NewGUCNestLevel();
 	GetUserIdAndSecContext(&caller->user, &caller->security_context);
 	SetUserIdAndSecContext(catalog_owner(), caller->security_context |
 						   SECURITY_LOCAL_USERID_CHANGE);
-	(void) set_config_option("search_path", "pg_catalog, pg_temp",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
+	query_set("search_path", "pg_catalog, pg_temp");
 }
 
 static void
@@ -110,6 +115,9 @@ query_run(Statement *statement, Datum *values, const char *nulls)
 /*
  * Opens a cursor over what a statement reads, as the active snapshot sees it.
  * SPI_cursor_close() it before query_end().
+ *
+ * The caller may stop after any row.  So the rows must come in the order of an
+ * index; the planner would rather sort all of them, however many there are.
  */
 Portal
 query_open(Statement *statement, Datum *values)
@@ -118,6 +126,13 @@ query_open(Statement *statement, Datum *values)
 	Portal		portal;
 
 	query_become_owner(&caller);
+	query_set("enable_seqscan", "off");
+	query_set("enable_bitmapscan", "off");
+	query_set("enable_sort", "off");
+	query_set("enable_incremental_sort", "on");
+	query_set("enable_indexscan", "on");
+	query_set("jit", "off");
+	query_set("max_parallel_workers_per_gather", "0");
 	query_prepare(statement);
 	portal = SPI_cursor_open(NULL, statement->plan, values, NULL, true);
 	query_become_caller(&caller);
