@@ -357,6 +357,12 @@ class Run:
                     self.count['late commits'] += 1
         m.commit(session)
 
+    def written(self, tx):
+        """What a transaction has events of: a call may also do nothing, such as
+        try_reserve when short, and then does not set the transaction's time."""
+        return ({item: list(moved) for item, moved in tx.moved.items() if any(moved)},
+                {key: (line['state'], line['shipped'], line['released']) for key, line in tx.lines.items()})
+
     def rollback(self, session):
         self.first_write.pop(session, None)
         self.model.rollback(session)
@@ -421,9 +427,7 @@ class Run:
         if implicit:
             m.begin(session)
             tx = m.open[session]
-        if not name.startswith('read'):
-            tried, written = self.first_write.get(session, (m.clock, None))
-            self.first_write[session] = tried, written or (m.clock if answer[0] == 'rows' else None)
+        before = self.written(tx)
         got = answer[1][0][0] if answer[0] == 'rows' else None
         if isinstance(got, datetime.datetime):
             got = got.astimezone(UTC)
@@ -431,6 +435,9 @@ class Run:
             expected = ('rows', self.predict(tx, name, a, got))
         except Refused as refused:
             expected = ('error', refused.codes)
+        if not name.startswith('read'):
+            tried, written = self.first_write.get(session, (m.clock, None))
+            self.first_write[session] = tried, written or (m.clock if self.written(tx) != before else None)
         if answer[0] != expected[0] or (got != expected[1] if answer[0] == 'rows' else answer[1] not in expected[1]):
             raise Difference('engine: %s, model: %s' % (answer, expected))
         self.count[name if answer[0] == 'rows' else answer[1]] += 1
