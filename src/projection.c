@@ -12,9 +12,9 @@
  *
  * A run is bounded: when it has read enough events it ends at the next
  * transaction, at a tick that is cut there (tick.c).  A transaction's events are
- * never split.  When a stock item has enough events for a snapshot, a tick is
- * cut as well, so that snapshots are no further apart than they should be,
- * however hot the item.
+ * never split.  When a tick has enough events, or a stock item has enough for a
+ * snapshot, a tick is cut as well, so that snapshots are no further apart than
+ * they should be, however hot the item.
  *
  * The lock is heavyweight and kept until the end of the transaction; it is not
  * in the way of movements, nor of readers.
@@ -68,6 +68,12 @@ enum
 /* Rows fetched at a time. */
 #define FETCH_ROWS 1000
 
+/*
+ * Events per run of project(), which is one transaction: a row that it updated
+ * again and again would be slower each time, as its versions cannot be pruned.
+ */
+#define PROJECT_EVENTS 1000000
+
 int			projection_tick_events = 10000;
 int			projection_snapshot_events = 1000;
 char	   *projection_hash_key = NULL;
@@ -98,6 +104,7 @@ typedef struct Projection
 	Digest	   *digest;
 	int64		tick_events;	/* since the previous tick */
 	int64		run_events;
+	int64		max_events;		/* when the run has read enough */
 	uint64		xid;			/* of the last event */
 	int64		last_event_id;	/* the largest one */
 } Projection;
@@ -473,12 +480,13 @@ projection_visit(HeapTuple tuple, TupleDesc descriptor, void *state)
 	if (boundary_includes(&projection->previous.boundary, xid) ||
 		!boundary_includes(&projection->now, xid))
 		return true;
-	if (xid != projection->xid && projection->run_events >= projection_tick_events)
+	if (xid != projection->xid && projection->run_events >= projection->max_events)
 	{
 		projection_end_before(projection, xid);
 		return false;
 	}
-	if (xid != projection->xid && projection->due != NIL)
+	if (xid != projection->xid && (projection->due != NIL ||
+								   projection->tick_events >= projection_tick_events))
 		projection_cut(projection, xid);
 	projection->xid = xid;
 	projection_add(projection, tuple, descriptor);
@@ -533,7 +541,7 @@ projection_backlog(const Projection *projection)
 {
 	int64		last_event_id;
 
-	if (projection->run_events < projection_tick_events)
+	if (projection->run_events < projection->max_events)
 		return 0;
 	last_event_id = DatumGetInt64(DirectFunctionCall1(pg_sequence_last_value,
 													  ObjectIdGetDatum(catalog_relations()->event_sequence)));
@@ -541,7 +549,7 @@ projection_backlog(const Projection *projection)
 }
 
 int64
-projection_run(int64 *backlog)
+projection_run(int64 max_events, int64 *backlog)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context = AllocSetContextCreate(caller, "inventory projection",
@@ -553,6 +561,7 @@ projection_run(int64 *backlog)
 	engine_lock(ENGINE_LOCK_PROJECTION, 0, ExclusiveLock, true);
 	MemoryContextSwitchTo(context);
 	projection = palloc0(sizeof(Projection));
+	projection->max_events = max_events;
 	PushActiveSnapshot(GetLatestSnapshot());
 	tick_latest(GetActiveSnapshot(), &projection->previous);
 	new_day = projection_is_new_day(&projection->previous);
@@ -586,7 +595,7 @@ inventory_project(PG_FUNCTION_ARGS)
 				 errmsg("%s cannot run in a transaction with isolation level REPEATABLE READ or SERIALIZABLE", "project()"),
 				 errdetail("Its own snapshot would see the new tick with the former stock rows.")));
 	progress_begin("project");
-	while ((events = projection_run(&backlog)) > 0)
+	while ((events = projection_run(Max(PROJECT_EVENTS, projection_tick_events), &backlog)) > 0)
 	{
 		if (sum == 0)
 			progress_phase("events", events + backlog);

@@ -269,7 +269,7 @@ static int64
 run_projection(void)
 {
 	int64		backlog;
-	int64		events = projection_run(&backlog);
+	int64		events = projection_run(projection_tick_events, &backlog);
 
 	worker_report_backlog(backlog);
 	schedules[TASK_PROJECTION].more = events >= projection_tick_events;
