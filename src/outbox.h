@@ -1,0 +1,30 @@
+/*-------------------------------------------------------------------------
+ *
+ * outbox.h
+ *		The messages that transactions publish.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef INVENTORY_OUTBOX_H
+#define INVENTORY_OUTBOX_H
+
+#include "utils/jsonb.h"
+
+#define OUTBOX_SEGMENTS 8
+
+/* Settings. */
+extern int	outbox_segment_size;	/* kilobytes */
+extern int	outbox_retention;	/* seconds */
+extern int	outbox_max_message_size;	/* bytes */
+
+/* A message of the engine's own; returns its number. */
+extern int64 outbox_append(const char *topic, const char *key, Jsonb *payload);
+
+/* The table of a segment, 0 to OUTBOX_SEGMENTS - 1. */
+extern Oid	outbox_table(int segment);
+extern Oid	outbox_xid_index(int segment);
+
+/* A piece of keeping the ring in order; 0 when there is nothing to do. */
+extern int64 outbox_maintain(void);
+
+#endif							/* INVENTORY_OUTBOX_H */
