@@ -27,6 +27,7 @@ typedef struct Message
 	TimestampTz created_at;
 	int			attempts;		/* so far */
 	bool		parked;			/* it comes from the parked messages */
+	bool		blocking;		/* and others with its key wait behind it */
 } Message;
 
 /* What a stock item is called; kept by the process. */
