@@ -49,6 +49,16 @@
 #define compat_is_extension_owner(id) pg_extension_ownercheck(id, GetUserId())
 #endif
 
+#if PG_VERSION_NUM >= 160000
+#define compat_function_aclcheck(function, role) \
+	object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE)
+#define compat_string_to_name_list(string) stringToQualifiedNameList(string, NULL)
+#else
+#define compat_function_aclcheck(function, role) \
+	pg_proc_aclcheck(function, role, ACL_EXECUTE)
+#define compat_string_to_name_list(string) stringToQualifiedNameList(string)
+#endif
+
 /* datconnlimit of a database that DROP DATABASE has left half dropped; the
  * name came with the minor versions of August 2023. */
 #define COMPAT_DATABASE_IS_INVALID (-2)
