@@ -59,7 +59,7 @@ static uint64 changes = 0;
 static const char *const subscription_options[] = {
 	"handler", "channel", "start", "key_prefix", "workers", "batch",
 	"max_attempts", "backoff", "backoff_cap", "timeout", "linger", "park_limit",
-	"replayed"
+	"until", "replayed"
 };
 
 static bool
