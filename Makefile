@@ -65,7 +65,7 @@ uninstall-sinks:
 	rm -f $(SOURCES_OF_SINKS:src/sink/%.c='$(DESTDIR)$(pkglibdir)/$(EXTENSION)_sink_%$(DLSUFFIX)')
 
 # They need no name of another's, nor give one away.
-src/sink/%.o: override CFLAGS += $(if $(filter-out magic,$*),-fvisibility=hidden) $(if $(NEEDS_$*),$(shell pkg-config --cflags $(NEEDS_$*)))
+src/sink/%.o: override CFLAGS += $(if $(filter-out magic,$(*F)),-fvisibility=hidden) $(if $(NEEDS_$(*F)),$(shell pkg-config --cflags $(NEEDS_$(*F))))
 $(SINKS:%=src/sink/%.o) $(PARTS_OF_SINKS:%=src/sink/%.o): $(wildcard src/sink/*.h) Makefile
 $(foreach sink,$(SINKS),$(eval $(EXTENSION)_sink_$(sink)$(DLSUFFIX): $(PARTS_$(sink):%=src/sink/%.o)))
 $(EXTENSION)_sink_%$(DLSUFFIX): src/sink/%.o src/sink/magic.o
