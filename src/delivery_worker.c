@@ -116,6 +116,7 @@ delivery_exit(int code, Datum arg)
 
 	if (!claimed)
 		return;
+	sink_close(&sink);			/* before the client library's own clean-up */
 	delivery_release_latch(my_index);
 	deliveries_lock(LW_EXCLUSIVE);
 	slot->pid = 0;
