@@ -51,13 +51,9 @@
 static void
 cursor_check_timeline(Delivery *delivery)
 {
-	int			timeline = (int) GetWALInsertionTimeLine();
-
-	if (delivery->cursor.timeline == timeline)
+	if (delivery->cursor.timeline == (int) GetWALInsertionTimeLine())
 		return;
-	delivery->cursor.timeline = timeline;
-	delivery->cursor.epoch++;
-	delivery->cursor.position = (int64) delivery->cursor.epoch << CURSOR_EPOCH_SHIFT;
+	cursor_begin_epoch(&delivery->cursor);
 	delivery->dirty = true;
 }
 

@@ -59,6 +59,9 @@ extern Subscription *subscription_find(int subscription_id);
 extern Subscription *subscription_find_name(const char *name);
 extern List *subscription_all(void);
 
+/* Raises an error unless the current user may manage it. */
+extern void subscription_check_owner(const Subscription *subscription);
+
 /* Its generation as the latest snapshot sees it; -1 if it is gone.  Cheap. */
 extern int64 subscription_generation(int subscription_id);
 
