@@ -379,6 +379,12 @@ allow_entry_is_valid(const char *entry)
 		entry[strspn(entry, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_")] == '\0';
 }
 
+void
+endpoint_assign(const char *value, void *extra)
+{
+	changes++;
+}
+
 bool
 endpoint_check_http_allow(char **value, void **extra, GucSource source)
 {
