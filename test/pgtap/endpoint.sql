@@ -117,10 +117,10 @@ SELECT is(public.mapping_complaint('redis', $$password 'a', password_file 'b'$$)
 
 -- No error quotes a secret
 
-SELECT unalike(public.mapping_complaint(sink, format('%I %L', name, value)), '%GEHEIM%', format('an error about %s of a mapping of %s does not quote it', name, sink)),
-	isnt(public.mapping_complaint(sink, format('%I %L', name, value)), 'none', format('and there is one (%s)', left(value, 10)))
+SELECT ok(complaint <> 'none' AND complaint NOT LIKE '%GEHEIM%', format('an error about %s of a mapping of %s does not quote it: %s', name, sink, complaint))
 FROM (VALUES ('http', 'secret', 'GEHEIM'), ('http', 'secret', 'whsec_GEHEIM'), ('http', 'secret', 'whsec_GEHEIM!GEHEIM!GEHEIM!GEHEIM!GEHEIM!'), ('http', 'secret', ''), ('http', 'secret', 'whsec_' || repeat('GEHEIM12', 20)),
-	('http', 'bearer_token', E'GEHEIM\n'), ('http', 'url', 'https://me:GEHEIM@example.com/'), ('http', 'url', 'GEHEIM'), ('http', 'header.X', E'GEHEIM\n'), ('http', 'password', ''), ('redis', 'password', E'GEHEIM\t'), ('kafka', 'password', repeat('GEHEIM', 1000))) x(sink, name, value);
+	('http', 'bearer_token', E'GEHEIM\n'), ('http', 'url', 'https://me:GEHEIM@example.com/'), ('http', 'url', 'GEHEIM'), ('http', 'header.X', E'GEHEIM\n'), ('http', 'password', ''), ('redis', 'password', E'GEHEIM\t'), ('kafka', 'password', repeat('GEHEIM', 1000))) x(sink, name, value)
+CROSS JOIN LATERAL public.mapping_complaint(sink, format('%I %L', name, value)) complaint;
 
 -- Files are read as the server's user: who may name one
 
@@ -146,7 +146,7 @@ SELECT is_empty($$SELECT 1 FROM pg_settings WHERE name IN ('inventory.http_allow
 SELECT throws_ok($$CREATE USER MAPPING FOR endpoint_other SERVER plain$$, '42501', NULL, 'and make no mapping');
 RESET ROLE;
 SET ROLE endpoint_user;
-SELECT results_eq($$SELECT umoptions::text FROM pg_user_mappings WHERE umoptions IS NOT NULL$$, ARRAY['{user=me,password=GEHEIM}'], 'its own is what a user sees');
+SELECT is((SELECT string_agg(umoptions::text, ' ') FROM pg_user_mappings), '{user=me,password=GEHEIM}', 'its own is what a user sees');
 RESET ROLE;
 
 -- The settings
