@@ -160,12 +160,14 @@ ALTER SYSTEM SET inventory.http_allow = '10.0.0.0/33';
 \set wrong :wrong ' ' :SQLSTATE
 ALTER SYSTEM SET inventory.http_allow = 'http://example.com';
 \set wrong :wrong ' ' :SQLSTATE
+ALTER SYSTEM SET inventory.http_allow = '10.1/16';
+\set wrong :wrong ' ' :SQLSTATE
 ALTER SYSTEM SET inventory.http_allow = '*.';
 \set wrong :wrong ' ' :SQLSTATE
 ALTER SYSTEM SET inventory.http_allow = '1.2.3.4.5';
 \set wrong :wrong ' ' :SQLSTATE
 \set ON_ERROR_STOP on
-SELECT is(:'wrong'::text, '00000 22023 22023 22023 22023', 'and nothing else is');
+SELECT is(:'wrong'::text, '00000 22023 22023 22023 22023 22023', 'and nothing else is');
 SELECT throws_ok($$SET inventory.http_allow = '127.0.0.1'$$, '55P02', NULL, 'nobody allows himself an address');
 SELECT throws_ok($$SET inventory.secret_dir = '/'$$, '55P02', NULL, 'or a directory');
 
