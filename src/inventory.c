@@ -28,6 +28,7 @@
 #include "catalog.h"
 #include "clock.h"
 #include "compat.h"
+#include "delivery_slot.h"
 #include "drop.h"
 #include "event.h"
 #include "expiry.h"
@@ -65,9 +66,11 @@ inventory_shmem_request(void)
 						   MAXALIGN(partition_shmem_size()) +
 						   MAXALIGN(progress_shmem_size()) +
 						   MAXALIGN(slot_shmem_size()) +
+						   MAXALIGN(delivery_shmem_size()) +
 						   level_shmem_size());
 	level_shmem_request_locks();
 	slot_shmem_request_locks();
+	delivery_shmem_request_locks();
 }
 
 static void
@@ -82,6 +85,7 @@ inventory_shmem_startup(void)
 	partition_shmem_init();
 	progress_shmem_init();
 	slot_shmem_init();
+	delivery_shmem_init();
 	level_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 	attached = true;
@@ -177,6 +181,13 @@ _PG_init(void)
 							1000, 10, 3600000,
 							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
+	DefineCustomIntVariable("inventory.max_deliveries",
+							"Sets how many processes deliver messages, in all databases.",
+							"Each takes one of max_worker_processes.",
+							&delivery_max,
+							64, 1, 10000,
+							PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);
 	MarkGUCPrefixReserved("inventory");
 
 	previous_shmem_request_hook = shmem_request_hook;
@@ -192,6 +203,7 @@ _PG_init(void)
 	progress_init();
 	tail_init();
 	drop_init();
+	delivery_slot_init();
 	lifecycle_init();
 	launcher_register();
 }

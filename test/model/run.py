@@ -533,6 +533,7 @@ class Run:
 
     def step(self):
         r, m = self.random, self.model
+        self.look_for_items()
         if r.random() < .1:
             self.project()
         session = r.randrange(SESSIONS)
@@ -592,6 +593,13 @@ JOIN inventory.location l USING (location_id) LEFT JOIN inventory.lot t USING (l
             self.count['levels compared'] += 1
             if (on_hand, available) != m.shared(item):
                 raise Difference('level of %s: engine %s, model %s' % (item, (on_hand, available), m.shared(item)))
+
+    def look_for_items(self):
+        """A call that has done nothing may have made the stock item all the same."""
+        if not self.model.known.issuperset(self.places):
+            self.model.known |= {tuple(item) for item in self.admin.ask('''
+SELECT s.sku, l.location, t.lot, k.condition FROM inventory.stock k JOIN inventory.sku s USING (sku_id)
+JOIN inventory.location l USING (location_id) LEFT JOIN inventory.lot t USING (lot_id)''')}
 
     def settle(self):
         """Asks for each level, which looks at the deadlines that have passed."""
