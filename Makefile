@@ -18,9 +18,12 @@ PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter \
 # Each sink is a library of its own, loaded only by what delivers to it; one
 # whose client library is not there (as pkg-config knows it) is left out.
 NEEDS_http = libcurl libcrypto
-NEEDS_rabbitmq = librabbitmq
-NEEDS_redis = hiredis
+NEEDS_rabbitmq = librabbitmq openssl
+NEEDS_redis = hiredis openssl
 NEEDS_kafka = rdkafka
+# Of what else a sink consists.
+PARTS_rabbitmq = amqp buffer connection option
+PARTS_redis = redis_session buffer connection option
 
 # For a running server that preloads the library; `make test` starts its own.
 REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql)))
@@ -43,7 +46,8 @@ include $(PGXS)
 
 $(OBJS): $(wildcard src/*.h) Makefile
 
-SOURCES_OF_SINKS = $(filter-out src/sink/magic.c,$(wildcard src/sink/*.c))
+PARTS_OF_SINKS = $(sort magic $(foreach sink,rabbitmq redis,$(PARTS_$(sink))))
+SOURCES_OF_SINKS = $(filter-out $(PARTS_OF_SINKS:%=src/sink/%.c),$(wildcard src/sink/*.c))
 SINKS := $(foreach sink,$(SOURCES_OF_SINKS:src/sink/%.c=%),\
 	$(shell pkg-config --exists $(NEEDS_$(sink)) && echo $(sink)))
 SINKS_LEFT_OUT = $(filter-out $(SINKS),$(SOURCES_OF_SINKS:src/sink/%.c=%))
@@ -59,8 +63,10 @@ uninstall: uninstall-sinks
 uninstall-sinks:
 	rm -f $(SOURCES_OF_SINKS:src/sink/%.c='$(DESTDIR)$(pkglibdir)/$(EXTENSION)_sink_%$(DLSUFFIX)')
 
-src/sink/%.o: override CFLAGS += $(if $(NEEDS_$*),$(shell pkg-config --cflags $(NEEDS_$*)))
-$(SINKS:%=src/sink/%.o) src/sink/magic.o: src/sink/sink.h Makefile
+# They need no name of another's, nor give one away.
+src/sink/%.o: override CFLAGS += $(if $(filter-out magic,$*),-fvisibility=hidden) $(if $(NEEDS_$*),$(shell pkg-config --cflags $(NEEDS_$*)))
+$(SINKS:%=src/sink/%.o) $(PARTS_OF_SINKS:%=src/sink/%.o): $(wildcard src/sink/*.h) Makefile
+$(foreach sink,$(SINKS),$(eval $(EXTENSION)_sink_$(sink)$(DLSUFFIX): $(PARTS_$(sink):%=src/sink/%.o)))
 $(EXTENSION)_sink_%$(DLSUFFIX): src/sink/%.o src/sink/magic.o
 	$(LINK.shared) -o $@ $^ $(LDFLAGS) $(LDFLAGS_SL) $(shell pkg-config --libs $(NEEDS_$*))
 
