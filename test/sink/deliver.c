@@ -1,7 +1,7 @@
 /*
  * Drives a sink as a delivery process does, from a script on standard input:
  *
- *		drive LIBRARY [option=value ...]
+ *		deliver LIBRARY [option=value ...]
  *
  *		position <tab> id <tab> topic <tab> key <tab> sku <tab> data [<tab> header=value ...]
  *					a message of the next call; an empty key or SKU is none
