@@ -5,7 +5,7 @@ OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c))
 PGFILEDESC = "inventory - inventory engine"
 
 # The install script is joined from one file per capability, in this order.
-SQL = schema clock catalog event outbox subscription partition tick request movement reservation \
+SQL = schema clock catalog event outbox endpoint subscription delivery partition tick request movement reservation \
 	availability projection stat progress archive maintenance history chain worker verify rebuild restore access
 DATA = $(wildcard sql/upgrade/$(EXTENSION)--*.sql)
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
@@ -21,8 +21,11 @@ NEEDS_http = libcurl libcrypto
 NEEDS_rabbitmq = librabbitmq openssl
 NEEDS_redis = hiredis openssl
 NEEDS_kafka = rdkafka
+NEEDS_amqp_session = $(NEEDS_rabbitmq)
+NEEDS_redis_session = $(NEEDS_redis)
 # Of what else a sink consists.
-PARTS_rabbitmq = amqp buffer connection option
+PARTS_http = http_address http_signature
+PARTS_rabbitmq = amqp_session buffer connection option
 PARTS_redis = redis_session buffer connection option
 
 # For a running server that preloads the library; `make test` starts its own.
@@ -46,7 +49,7 @@ include $(PGXS)
 
 $(OBJS): $(wildcard src/*.h) Makefile
 
-PARTS_OF_SINKS = $(sort magic $(foreach sink,rabbitmq redis,$(PARTS_$(sink))))
+PARTS_OF_SINKS = $(sort magic $(foreach sink,http rabbitmq redis,$(PARTS_$(sink))))
 SOURCES_OF_SINKS = $(filter-out $(PARTS_OF_SINKS:%=src/sink/%.c),$(wildcard src/sink/*.c))
 SINKS := $(foreach sink,$(SOURCES_OF_SINKS:src/sink/%.c=%),\
 	$(shell pkg-config --exists $(NEEDS_$(sink)) && echo $(sink)))
@@ -64,7 +67,7 @@ uninstall-sinks:
 	rm -f $(SOURCES_OF_SINKS:src/sink/%.c='$(DESTDIR)$(pkglibdir)/$(EXTENSION)_sink_%$(DLSUFFIX)')
 
 # They need no name of another's, nor give one away.
-src/sink/%.o: override CFLAGS += $(if $(filter-out magic,$*),-fvisibility=hidden) $(if $(NEEDS_$*),$(shell pkg-config --cflags $(NEEDS_$*)))
+src/sink/%.o: override CFLAGS += $(if $(filter-out magic,$(*F)),-fvisibility=hidden) $(if $(NEEDS_$(*F)),$(shell pkg-config --cflags $(NEEDS_$(*F))))
 $(SINKS:%=src/sink/%.o) $(PARTS_OF_SINKS:%=src/sink/%.o): $(wildcard src/sink/*.h) Makefile
 $(foreach sink,$(SINKS),$(eval $(EXTENSION)_sink_$(sink)$(DLSUFFIX): $(PARTS_$(sink):%=src/sink/%.o)))
 $(EXTENSION)_sink_%$(DLSUFFIX): src/sink/%.o src/sink/magic.o

@@ -44,9 +44,22 @@
 	object_ownercheck(DatabaseRelationId, id, GetUserId())
 #define compat_is_extension_owner(id) \
 	object_ownercheck(ExtensionRelationId, id, GetUserId())
+#define compat_server_aclcheck(id, user, mode) \
+	object_aclcheck(ForeignServerRelationId, id, user, mode)
 #else
 #define compat_is_database_owner(id) pg_database_ownercheck(id, GetUserId())
 #define compat_is_extension_owner(id) pg_extension_ownercheck(id, GetUserId())
+#define compat_server_aclcheck(id, user, mode) pg_foreign_server_aclcheck(id, user, mode)
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#define compat_function_aclcheck(function, role) \
+	object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE)
+#define compat_string_to_name_list(string) stringToQualifiedNameList(string, NULL)
+#else
+#define compat_function_aclcheck(function, role) \
+	pg_proc_aclcheck(function, role, ACL_EXECUTE)
+#define compat_string_to_name_list(string) stringToQualifiedNameList(string)
 #endif
 
 /* datconnlimit of a database that DROP DATABASE has left half dropped; the

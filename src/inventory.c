@@ -30,6 +30,7 @@
 #include "compat.h"
 #include "delivery_slot.h"
 #include "drop.h"
+#include "endpoint.h"
 #include "event.h"
 #include "expiry.h"
 #include "inventory.h"
@@ -188,6 +189,20 @@ _PG_init(void)
 							64, 1, 10000,
 							PGC_POSTMASTER, 0,
 							NULL, NULL, NULL);
+	DefineCustomStringVariable("inventory.http_allow",
+							   "Sets the hosts and networks that webhooks may go to although they are private, or without TLS.",
+							   "Separated by commas: names, names beginning with *., addresses and networks.",
+							   &endpoint_http_allow,
+							   "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   endpoint_check_http_allow, NULL, NULL);
+	DefineCustomStringVariable("inventory.secret_dir",
+							   "Sets the directory with the files that user mappings name secrets by.",
+							   "Empty for none.",
+							   &endpoint_secret_dir,
+							   "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
 	MarkGUCPrefixReserved("inventory");
 
 	previous_shmem_request_hook = shmem_request_hook;
