@@ -9,11 +9,18 @@ SQL = schema clock catalog event outbox subscription partition tick request move
 	availability projection stat progress archive maintenance history chain worker verify rebuild restore access
 DATA = $(wildcard sql/upgrade/$(EXTENSION)--*.sql)
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
-EXTRA_CLEAN = $(EXTENSION)--*.sql
+EXTRA_CLEAN = $(EXTENSION)--*.sql $(EXTENSION)_sink_*.so src/sink/*.o
 
 PG_CPPFLAGS = -I$(srcdir)/src -DINVENTORY_VERSION='"$(EXTVERSION)"'
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter \
 	-Wno-missing-field-initializers -Wno-sign-compare
+
+# Each sink is a library of its own, loaded only by what delivers to it; one
+# whose client library is not there (as pkg-config knows it) is left out.
+NEEDS_http = libcurl libcrypto
+NEEDS_rabbitmq = librabbitmq
+NEEDS_redis = hiredis
+NEEDS_kafka = rdkafka
 
 # For a running server that preloads the library; `make test` starts its own.
 REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql)))
@@ -35,6 +42,27 @@ override with_llvm = no
 include $(PGXS)
 
 $(OBJS): $(wildcard src/*.h) Makefile
+
+SOURCES_OF_SINKS = $(filter-out src/sink/magic.c,$(wildcard src/sink/*.c))
+SINKS := $(foreach sink,$(SOURCES_OF_SINKS:src/sink/%.c=%),\
+	$(shell pkg-config --exists $(NEEDS_$(sink)) && echo $(sink)))
+SINKS_LEFT_OUT = $(filter-out $(SINKS),$(SOURCES_OF_SINKS:src/sink/%.c=%))
+SINK_LIBRARIES = $(SINKS:%=$(EXTENSION)_sink_%$(DLSUFFIX))
+
+.PHONY: install-sinks uninstall-sinks
+all: $(SINK_LIBRARIES)
+	@$(foreach sink,$(SINKS_LEFT_OUT),echo "Without the sink $(sink): pkg-config finds no $(NEEDS_$(sink))";)
+install: install-sinks
+install-sinks: $(SINK_LIBRARIES) | installdirs
+	$(if $(SINKS),$(INSTALL_SHLIB) $(SINK_LIBRARIES) '$(DESTDIR)$(pkglibdir)/')
+uninstall: uninstall-sinks
+uninstall-sinks:
+	rm -f $(SOURCES_OF_SINKS:src/sink/%.c='$(DESTDIR)$(pkglibdir)/$(EXTENSION)_sink_%$(DLSUFFIX)')
+
+src/sink/%.o: override CFLAGS += $(if $(NEEDS_$*),$(shell pkg-config --cflags $(NEEDS_$*)))
+$(SINKS:%=src/sink/%.o) src/sink/magic.o: src/sink/sink.h Makefile
+$(EXTENSION)_sink_%$(DLSUFFIX): src/sink/%.o src/sink/magic.o
+	$(LINK.shared) -o $@ $^ $(LDFLAGS) $(LDFLAGS_SL) $(shell pkg-config --libs $(NEEDS_$*))
 
 # \quit keeps psql from running the script without CREATE EXTENSION.
 $(DATA_built): $(SQL:%=sql/%.sql) Makefile inventory.control

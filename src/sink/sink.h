@@ -117,7 +117,8 @@ typedef struct SinkRoutine
 } SinkRoutine;
 
 /* What every library exports. */
-extern const SinkRoutine *inventory_sink_routine(void);
+extern __attribute__((visibility("default")))
+const SinkRoutine *inventory_sink_routine(void);
 typedef const SinkRoutine *(*SinkRoutineFunction) (void);
 
 #endif							/* INVENTORY_SINK_H */
