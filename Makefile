@@ -5,7 +5,7 @@ OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c))
 PGFILEDESC = "inventory - inventory engine"
 
 # The install script is joined from one file per capability, in this order.
-SQL = schema clock catalog event outbox subscription partition tick request movement reservation \
+SQL = schema clock catalog event outbox endpoint subscription partition tick request movement reservation \
 	availability projection stat progress archive maintenance history chain worker verify rebuild restore access
 DATA = $(wildcard sql/upgrade/$(EXTENSION)--*.sql)
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
@@ -15,8 +15,9 @@ PG_CPPFLAGS = -I$(srcdir)/src -DINVENTORY_VERSION='"$(EXTVERSION)"'
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter \
 	-Wno-missing-field-initializers -Wno-sign-compare
 
-# Each sink is a library of its own, loaded only by what delivers to it; one
-# whose client library is not there (as pkg-config knows it) is left out.
+# Each sink is a library of its own, of src/sink/NAME.c and src/sink/NAME_*.c,
+# loaded only by what delivers to it; one whose client library is not there (as
+# pkg-config knows it) is left out.
 NEEDS_http = libcurl libcrypto
 NEEDS_rabbitmq = librabbitmq
 NEEDS_redis = hiredis
@@ -43,10 +44,10 @@ include $(PGXS)
 
 $(OBJS): $(wildcard src/*.h) Makefile
 
-SOURCES_OF_SINKS = $(filter-out src/sink/magic.c,$(wildcard src/sink/*.c))
-SINKS := $(foreach sink,$(SOURCES_OF_SINKS:src/sink/%.c=%),\
-	$(shell pkg-config --exists $(NEEDS_$(sink)) && echo $(sink)))
-SINKS_LEFT_OUT = $(filter-out $(SINKS),$(SOURCES_OF_SINKS:src/sink/%.c=%))
+ALL_SINKS = $(filter $(patsubst NEEDS_%,%,$(filter NEEDS_%,$(.VARIABLES))),\
+	$(patsubst src/sink/%.c,%,$(wildcard src/sink/*.c)))
+SINKS := $(foreach sink,$(ALL_SINKS),$(shell pkg-config --exists $(NEEDS_$(sink)) && echo $(sink)))
+SINKS_LEFT_OUT = $(filter-out $(SINKS),$(ALL_SINKS))
 SINK_LIBRARIES = $(SINKS:%=$(EXTENSION)_sink_%$(DLSUFFIX))
 
 .PHONY: install-sinks uninstall-sinks
@@ -57,12 +58,16 @@ install-sinks: $(SINK_LIBRARIES) | installdirs
 	$(if $(SINKS),$(INSTALL_SHLIB) $(SINK_LIBRARIES) '$(DESTDIR)$(pkglibdir)/')
 uninstall: uninstall-sinks
 uninstall-sinks:
-	rm -f $(SOURCES_OF_SINKS:src/sink/%.c='$(DESTDIR)$(pkglibdir)/$(EXTENSION)_sink_%$(DLSUFFIX)')
+	rm -f $(ALL_SINKS:%='$(DESTDIR)$(pkglibdir)/$(EXTENSION)_sink_%$(DLSUFFIX)')
 
-src/sink/%.o: override CFLAGS += $(if $(NEEDS_$*),$(shell pkg-config --cflags $(NEEDS_$*)))
-$(SINKS:%=src/sink/%.o) src/sink/magic.o: src/sink/sink.h Makefile
-$(EXTENSION)_sink_%$(DLSUFFIX): src/sink/%.o src/sink/magic.o
-	$(LINK.shared) -o $@ $^ $(LDFLAGS) $(LDFLAGS_SL) $(shell pkg-config --libs $(NEEDS_$*))
+objects_of_sink = $(patsubst %.c,%.o,src/sink/$(1).c $(wildcard src/sink/$(1)_*.c) src/sink/magic.c)
+define SINK
+$(EXTENSION)_sink_$(1)$(DLSUFFIX): $(objects_of_sink)
+	$$(LINK.shared) -o $$@ $$^ $$(LDFLAGS) $$(LDFLAGS_SL) $$(shell pkg-config --libs $(NEEDS_$(1)))
+$(objects_of_sink): override CFLAGS += $(shell pkg-config --cflags $(NEEDS_$(1)))
+$(objects_of_sink): $(wildcard src/sink/*.h) Makefile
+endef
+$(foreach sink,$(SINKS),$(eval $(call SINK,$(sink))))
 
 # \quit keeps psql from running the script without CREATE EXTENSION.
 $(DATA_built): $(SQL:%=sql/%.sql) Makefile inventory.control

@@ -44,9 +44,12 @@
 	object_ownercheck(DatabaseRelationId, id, GetUserId())
 #define compat_is_extension_owner(id) \
 	object_ownercheck(ExtensionRelationId, id, GetUserId())
+#define compat_server_aclcheck(id, user, mode) \
+	object_aclcheck(ForeignServerRelationId, id, user, mode)
 #else
 #define compat_is_database_owner(id) pg_database_ownercheck(id, GetUserId())
 #define compat_is_extension_owner(id) pg_extension_ownercheck(id, GetUserId())
+#define compat_server_aclcheck(id, user, mode) pg_foreign_server_aclcheck(id, user, mode)
 #endif
 
 /* datconnlimit of a database that DROP DATABASE has left half dropped; the

@@ -29,6 +29,7 @@
 #include "clock.h"
 #include "compat.h"
 #include "drop.h"
+#include "endpoint.h"
 #include "event.h"
 #include "expiry.h"
 #include "inventory.h"
@@ -177,6 +178,20 @@ _PG_init(void)
 							1000, 10, 3600000,
 							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
+	DefineCustomStringVariable("inventory.http_allow",
+							   "Sets the hosts and networks that webhooks may go to although they are private, or without TLS.",
+							   "Separated by commas: names, names beginning with *., addresses and networks.",
+							   &endpoint_http_allow,
+							   "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   endpoint_check_http_allow, NULL, NULL);
+	DefineCustomStringVariable("inventory.secret_dir",
+							   "Sets the directory with the files that user mappings name secrets by.",
+							   "Empty for none.",
+							   &endpoint_secret_dir,
+							   "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
 	MarkGUCPrefixReserved("inventory");
 
 	previous_shmem_request_hook = shmem_request_hook;
