@@ -5,7 +5,7 @@ OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c))
 PGFILEDESC = "inventory - inventory engine"
 
 # The install script is joined from one file per capability, in this order.
-SQL = schema clock catalog event outbox endpoint subscription partition tick request movement reservation \
+SQL = schema clock catalog event outbox endpoint subscription delivery partition tick request movement reservation \
 	availability projection stat progress archive maintenance history chain worker verify rebuild restore access
 DATA = $(wildcard sql/upgrade/$(EXTENSION)--*.sql)
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
@@ -15,13 +15,16 @@ PG_CPPFLAGS = -I$(srcdir)/src -DINVENTORY_VERSION='"$(EXTVERSION)"'
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter \
 	-Wno-missing-field-initializers -Wno-sign-compare
 
-# Each sink is a library of its own, of src/sink/NAME.c and src/sink/NAME_*.c,
-# loaded only by what delivers to it; one whose client library is not there (as
-# pkg-config knows it) is left out.
+# Each sink is a library of its own, loaded only by what delivers to it; one
+# whose client library is not there (as pkg-config knows it) is left out.
 NEEDS_http = libcurl libcrypto
-NEEDS_rabbitmq = librabbitmq
-NEEDS_redis = hiredis
+NEEDS_rabbitmq = librabbitmq openssl
+NEEDS_redis = hiredis openssl
 NEEDS_kafka = rdkafka
+# Of what else a sink consists.
+PARTS_http = http_address http_signature
+PARTS_rabbitmq = amqp buffer connection option
+PARTS_redis = buffer connection option
 
 # For a running server that preloads the library; `make test` starts its own.
 REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql)))
@@ -44,10 +47,11 @@ include $(PGXS)
 
 $(OBJS): $(wildcard src/*.h) Makefile
 
-ALL_SINKS = $(filter $(patsubst NEEDS_%,%,$(filter NEEDS_%,$(.VARIABLES))),\
-	$(patsubst src/sink/%.c,%,$(wildcard src/sink/*.c)))
-SINKS := $(foreach sink,$(ALL_SINKS),$(shell pkg-config --exists $(NEEDS_$(sink)) && echo $(sink)))
-SINKS_LEFT_OUT = $(filter-out $(SINKS),$(ALL_SINKS))
+PARTS_OF_SINKS = $(sort magic $(foreach sink,http rabbitmq redis,$(PARTS_$(sink))))
+SOURCES_OF_SINKS = $(filter-out $(PARTS_OF_SINKS:%=src/sink/%.c),$(wildcard src/sink/*.c))
+SINKS := $(foreach sink,$(SOURCES_OF_SINKS:src/sink/%.c=%),\
+	$(shell pkg-config --exists $(NEEDS_$(sink)) && echo $(sink)))
+SINKS_LEFT_OUT = $(filter-out $(SINKS),$(SOURCES_OF_SINKS:src/sink/%.c=%))
 SINK_LIBRARIES = $(SINKS:%=$(EXTENSION)_sink_%$(DLSUFFIX))
 
 .PHONY: install-sinks uninstall-sinks
@@ -58,16 +62,14 @@ install-sinks: $(SINK_LIBRARIES) | installdirs
 	$(if $(SINKS),$(INSTALL_SHLIB) $(SINK_LIBRARIES) '$(DESTDIR)$(pkglibdir)/')
 uninstall: uninstall-sinks
 uninstall-sinks:
-	rm -f $(ALL_SINKS:%='$(DESTDIR)$(pkglibdir)/$(EXTENSION)_sink_%$(DLSUFFIX)')
+	rm -f $(SOURCES_OF_SINKS:src/sink/%.c='$(DESTDIR)$(pkglibdir)/$(EXTENSION)_sink_%$(DLSUFFIX)')
 
-objects_of_sink = $(patsubst %.c,%.o,src/sink/$(1).c $(wildcard src/sink/$(1)_*.c) src/sink/magic.c)
-define SINK
-$(EXTENSION)_sink_$(1)$(DLSUFFIX): $(objects_of_sink)
-	$$(LINK.shared) -o $$@ $$^ $$(LDFLAGS) $$(LDFLAGS_SL) $$(shell pkg-config --libs $(NEEDS_$(1)))
-$(objects_of_sink): override CFLAGS += $(shell pkg-config --cflags $(NEEDS_$(1)))
-$(objects_of_sink): $(wildcard src/sink/*.h) Makefile
-endef
-$(foreach sink,$(SINKS),$(eval $(call SINK,$(sink))))
+# They need no name of another's, nor give one away.
+src/sink/%.o: override CFLAGS += $(if $(filter-out magic,$(*F)),-fvisibility=hidden) $(if $(NEEDS_$(*F)),$(shell pkg-config --cflags $(NEEDS_$(*F))))
+$(SINKS:%=src/sink/%.o) $(PARTS_OF_SINKS:%=src/sink/%.o): $(wildcard src/sink/*.h) Makefile
+$(foreach sink,$(SINKS),$(eval $(EXTENSION)_sink_$(sink)$(DLSUFFIX): $(PARTS_$(sink):%=src/sink/%.o)))
+$(EXTENSION)_sink_%$(DLSUFFIX): src/sink/%.o src/sink/magic.o
+	$(LINK.shared) -o $@ $^ $(LDFLAGS) $(LDFLAGS_SL) $(shell pkg-config --libs $(NEEDS_$*))
 
 # \quit keeps psql from running the script without CREATE EXTENSION.
 $(DATA_built): $(SQL:%=sql/%.sql) Makefile inventory.control

@@ -80,7 +80,7 @@ CREATE TABLE inventory.parked_message (
 	subscription_id integer NOT NULL,
 	position bigint NOT NULL,
 	slice integer NOT NULL,
-	state text NOT NULL CONSTRAINT parked_message_state_check CHECK (state IN ('retry', 'deferred', 'dead', 'skipped')),
+	state text NOT NULL CONSTRAINT parked_message_state_check CHECK (state IN ('retry', 'delayed', 'deferred', 'dead', 'skipped')),
 	key text COLLATE "C",
 	number bigint NOT NULL,
 	id text NOT NULL,
@@ -96,13 +96,13 @@ CREATE TABLE inventory.parked_message (
 	last_error text,
 	CONSTRAINT parked_message_pkey PRIMARY KEY (subscription_id, position)
 );
-CREATE INDEX parked_message_due_idx ON inventory.parked_message (subscription_id, slice, due_at) WHERE state = 'retry';
+CREATE INDEX parked_message_due_idx ON inventory.parked_message (subscription_id, slice, due_at) WHERE state IN ('retry', 'delayed');
 CREATE INDEX parked_message_key_idx ON inventory.parked_message (subscription_id, key, position) WHERE state IN ('retry', 'deferred');
 COMMENT ON TABLE inventory.parked_message IS 'Messages that could not be delivered. Read the views parked and dead_letter.';
 COMMENT ON COLUMN inventory.parked_message.subscription_id IS 'The subscription.';
 COMMENT ON COLUMN inventory.parked_message.position IS 'The message''s position in it.';
 COMMENT ON COLUMN inventory.parked_message.slice IS 'The slice that it belongs to.';
-COMMENT ON COLUMN inventory.parked_message.state IS 'retry: failed, and tried again at due_at; deferred: waits behind one with the same key; dead: given up; skipped: given up by skip().';
+COMMENT ON COLUMN inventory.parked_message.state IS 'retry: failed, and tried again at due_at; delayed: its time has not come; deferred: waits behind one with the same key; dead: given up; skipped: given up by skip().';
 COMMENT ON COLUMN inventory.parked_message.key IS 'The message''s key.';
 COMMENT ON COLUMN inventory.parked_message.number IS 'Its number in the log.';
 COMMENT ON COLUMN inventory.parked_message.id IS 'Its id.';

@@ -311,6 +311,11 @@ catalog_find_relations(void)
 	r->baseline = get_relname_relid("baseline", schema);
 	r->baseline_key = get_relname_relid("baseline_pkey", schema);
 	r->reservation_deadline = get_relname_relid("reservation_expires_at_idx", schema);
+	r->subscription = get_relname_relid("subscription", schema);
+	r->subscription_key = get_relname_relid("subscription_pkey", schema);
+	r->subscription_sequence = get_relname_relid("subscription_subscription_id_seq", schema);
+	r->cursor[0] = get_relname_relid("delivery_cursor_0", schema);
+	r->cursor[1] = get_relname_relid("delivery_cursor_1", schema);
 	r->event_types = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
 									 CStringGetDatum("event_type"),
 									 ObjectIdGetDatum(schema));

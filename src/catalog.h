@@ -35,6 +35,10 @@ typedef struct CatalogRelations
 	Oid			baseline;
 	Oid			baseline_key;
 	Oid			reservation_deadline;
+	Oid			subscription;
+	Oid			subscription_key;
+	Oid			subscription_sequence;
+	Oid			cursor[2];
 	Oid			request;
 	Oid			request_key;
 	Oid			reservation;

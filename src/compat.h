@@ -52,6 +52,16 @@
 #define compat_server_aclcheck(id, user, mode) pg_foreign_server_aclcheck(id, user, mode)
 #endif
 
+#if PG_VERSION_NUM >= 160000
+#define compat_function_aclcheck(function, role) \
+	object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE)
+#define compat_string_to_name_list(string) stringToQualifiedNameList(string, NULL)
+#else
+#define compat_function_aclcheck(function, role) \
+	pg_proc_aclcheck(function, role, ACL_EXECUTE)
+#define compat_string_to_name_list(string) stringToQualifiedNameList(string)
+#endif
+
 /* datconnlimit of a database that DROP DATABASE has left half dropped; the
  * name came with the minor versions of August 2023. */
 #define COMPAT_DATABASE_IS_INVALID (-2)

@@ -12,8 +12,15 @@
 
 #include "tick.h"
 
-/* Positions: the epoch, and a number without gaps. */
+/*
+ * Positions: the epoch, and a number without gaps.  No epoch is begun twice in a
+ * database, each slice has its own: so positions are unique in a subscription,
+ * and go up also when one of the same name is made again.
+ */
 #define CURSOR_EPOCH_SHIFT 40
+
+/* Before all transactions, restored ones too.  sql/restore.sql knows it. */
+#define CURSOR_BEGINNING XID_FIRST
 
 typedef struct Cursor
 {
@@ -33,6 +40,9 @@ typedef struct Cursor
 
 /* False if there is none.  Allocates the boundaries in the current context. */
 extern bool cursor_read(int subscription_id, int slice, Cursor *cursor);
+
+/* Positions begin anew, after all that there have been. */
+extern void cursor_begin_epoch(Cursor *cursor);
 
 /* Writes the cursor as cursor_no + 1 and counts it up. */
 extern void cursor_write(Cursor *cursor);

@@ -36,6 +36,7 @@
 
 #include "catalog.h"
 #include "clock.h"
+#include "delivery_slot.h"
 #include "error.h"
 #include "event.h"
 #include "inventory.h"
@@ -86,6 +87,7 @@ static bool engine_writing = false;
 
 /* Whether this transaction has inserted an event. */
 static bool events_inserted = false;
+Oid			event_actor = InvalidOid;
 
 static void event_check_table(TupleDesc descriptor);
 
@@ -151,6 +153,13 @@ event_next_id(void)
 	return nextval_internal(catalog_relations()->event_sequence, false);
 }
 
+/* Who is told as having made a change. */
+static Oid
+event_actor_id(void)
+{
+	return OidIsValid(event_actor) ? event_actor : GetOuterUserId();
+}
+
 void
 event_writer_begin(EventWriter *writer)
 {
@@ -164,7 +173,7 @@ event_writer_begin(EventWriter *writer)
 				 errmsg("the events of this transaction's month have just been archived"),
 				 errhint("Try again.")));
 	event_check_table(RelationGetDescr(writer->target->relation));
-	writer->actor = cstring_to_text(GetUserNameFromId(GetOuterUserId(), false));
+	writer->actor = cstring_to_text(GetUserNameFromId(event_actor_id(), false));
 }
 
 static void
@@ -477,6 +486,7 @@ inventory_event_applied(PG_FUNCTION_ARGS)
 
 	event_check_transaction(slot);
 	events_inserted = true;
+	delivery_written(1u << type);
 	partition_written(RelationGetRelid(trigdata->tg_relation));
 	if (!engine_writing)
 		event_check_foreign(type, on_hand_delta, reserved_delta, committed_delta);

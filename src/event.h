@@ -67,6 +67,10 @@ typedef struct EventWriter
 	text	   *actor;
 } EventWriter;
 
+/* In a delivery process: the role that it works for.  Reset it also after an
+ * error. */
+extern Oid	event_actor;
+
 extern void event_init(void);
 extern const char *event_type_name(EventType type);
 extern EventType event_type_from_oid(Oid label);

@@ -28,6 +28,7 @@
 #include "catalog.h"
 #include "clock.h"
 #include "compat.h"
+#include "delivery_slot.h"
 #include "drop.h"
 #include "endpoint.h"
 #include "event.h"
@@ -66,9 +67,11 @@ inventory_shmem_request(void)
 						   MAXALIGN(partition_shmem_size()) +
 						   MAXALIGN(progress_shmem_size()) +
 						   MAXALIGN(slot_shmem_size()) +
+						   MAXALIGN(delivery_shmem_size()) +
 						   level_shmem_size());
 	level_shmem_request_locks();
 	slot_shmem_request_locks();
+	delivery_shmem_request_locks();
 }
 
 static void
@@ -83,6 +86,7 @@ inventory_shmem_startup(void)
 	partition_shmem_init();
 	progress_shmem_init();
 	slot_shmem_init();
+	delivery_shmem_init();
 	level_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 	attached = true;
@@ -178,6 +182,13 @@ _PG_init(void)
 							1000, 10, 3600000,
 							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
+	DefineCustomIntVariable("inventory.max_deliveries",
+							"Sets how many processes deliver messages, in all databases.",
+							"Each takes one of max_worker_processes.",
+							&delivery_max,
+							64, 1, 10000,
+							PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);
 	DefineCustomStringVariable("inventory.http_allow",
 							   "Sets the hosts and networks that webhooks may go to although they are private, or without TLS.",
 							   "Separated by commas: names, names beginning with *., addresses and networks.",
@@ -207,6 +218,7 @@ _PG_init(void)
 	progress_init();
 	tail_init();
 	drop_init();
+	delivery_slot_init();
 	lifecycle_init();
 	launcher_register();
 }

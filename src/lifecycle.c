@@ -43,6 +43,7 @@
 #include "utils/wait_event.h"
 
 #include "compat.h"
+#include "delivery_start.h"
 #include "extension.h"
 #include "slot.h"
 #include "worker.h"
@@ -96,8 +97,22 @@ hold_begin(Oid database)
 	return pid;
 }
 
+/* Delivery processes may be somewhere in a sink, and leave within a second. */
 static void
-hold(Oid database)
+hold_deliveries(Oid database)
+{
+	for (int waited = 0; waited < HOLD_WAIT_MS; waited += HOLD_SLICE_MS)
+	{
+		if (!delivery_terminate(database))
+			return;
+		CHECK_FOR_INTERRUPTS();
+		(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, HOLD_SLICE_MS,
+						 PG_WAIT_EXTENSION);
+	}
+}
+
+static void
+hold_worker(Oid database)
 {
 	int			pid = hold_begin(database);
 
@@ -116,6 +131,14 @@ hold(Oid database)
 		(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, HOLD_SLICE_MS,
 						 PG_WAIT_EXTENSION);
 	}
+}
+
+/* Sends the worker away, then those that it has started: it starts no more. */
+static void
+hold(Oid database)
+{
+	hold_worker(database);
+	hold_deliveries(database);
 }
 
 static void

@@ -21,6 +21,10 @@ typedef enum EngineLockClass
 	ENGINE_LOCK_PROJECTION,		/* writing stock rows, ticks, snapshots; until
 								 * commit */
 	ENGINE_LOCK_WORKER,			/* being the database's worker; until its end */
+	ENGINE_LOCK_SUBSCRIPTION,	/* delivering: shared; changing the subscription or
+								 * its cursors: exclusive; until commit */
+	ENGINE_LOCK_DELIVERY,		/* being the one who delivers a slice; until the
+								 * process or the transaction ends */
 } EngineLockClass;
 
 /* Stock items share this many work locks, so that no transaction holds more. */

@@ -9,7 +9,10 @@
 #define INVENTORY_MESSAGE_H
 
 #include "datatype/timestamp.h"
+#include "executor/tuptable.h"
 #include "utils/jsonb.h"
+
+#include "event.h"
 
 typedef struct Message
 {
@@ -24,6 +27,31 @@ typedef struct Message
 	TimestampTz created_at;
 	int			attempts;		/* so far */
 	bool		parked;			/* it comes from the parked messages */
+	bool		blocking;		/* and others with its key wait behind it */
 } Message;
+
+/* What a stock item is called; kept by the process. */
+typedef struct ItemCodes
+{
+	int64		stock_id;
+	char	   *sku;
+	char	   *location;
+	char	   *lot;			/* or NULL */
+	char	   *condition;
+	char	   *key;			/* sku@location */
+} ItemCodes;
+
+extern const ItemCodes *message_item(int64 stock_id);
+extern void message_forget_items(void);
+
+/* The topic of events of a type. */
+extern const char *message_event_topic(EventType type);
+
+/* From a row of the outbox or an event, into the current memory context. */
+extern void message_from_outbox(TupleTableSlot *slot, Message *message);
+extern void message_from_event(TupleTableSlot *slot, Message *message);
+
+/* As JSON and CloudEvents have it: RFC 3339, UTC. */
+extern char *message_time(TimestampTz at);
 
 #endif							/* INVENTORY_MESSAGE_H */

@@ -10,7 +10,7 @@
 
 #include "executor/spi.h"
 
-#define QUERY_MAX_ARGS 10
+#define QUERY_MAX_ARGS 16
 
 /* One statement; static, planned once per backend. */
 typedef struct Statement

@@ -301,6 +301,17 @@ worker_wake(void)
 }
 
 void
+slot_ask(WorkerTask task)
+{
+	Bell	   *bell = shared ? my_bell() : NULL;
+
+	if (bell == NULL)
+		return;
+	pg_atomic_fetch_or_u32(&bell->work, 1 << task);
+	wake_process(&bell->process);
+}
+
+void
 worker_wake_all(void)
 {
 	for (int i = 0; i < worker_max_databases; i++)

@@ -17,9 +17,10 @@ typedef enum WorkerTask
 	TASK_PROJECTION,
 	TASK_EXPIRY,
 	TASK_MAINTENANCE,
+	TASK_DELIVERY,
 } WorkerTask;
 
-#define TASK_COUNT (TASK_MAINTENANCE + 1)
+#define TASK_COUNT (TASK_DELIVERY + 1)
 
 /* Why a database has no worker at the moment. */
 typedef enum WorkerEnd
@@ -117,6 +118,9 @@ extern bool slot_has_work(int index, WorkerTask task);
 extern TimestampTz slot_work_since(int index, WorkerTask task);
 extern TimestampTz slot_take_work(int index, WorkerTask task);
 extern void slot_add_work(int index, WorkerTask task, TimestampTz since);
+
+/* The task of this database's worker has something to do. */
+extern void slot_ask(WorkerTask task);
 
 extern void slot_set_latch(int index);
 extern void launcher_claim_latch(void);

@@ -40,6 +40,7 @@ static const char *const task_names[] = {
 	[TASK_PROJECTION] = "projection",
 	[TASK_EXPIRY] = "expiry",
 	[TASK_MAINTENANCE] = "maintenance",
+	[TASK_DELIVERY] = "delivery",
 };
 
 StaticAssertDecl(lengthof(task_names) == TASK_COUNT, "every task has a name");

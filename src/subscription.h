@@ -56,6 +56,12 @@ extern Subscription *subscription_find(int subscription_id);
 extern Subscription *subscription_find_name(const char *name);
 extern List *subscription_all(void);
 
+/* Raises an error unless the current user may manage it. */
+extern void subscription_check_owner(const Subscription *subscription);
+
+/* Its generation as the latest snapshot sees it; -1 if it is gone.  Cheap. */
+extern int64 subscription_generation(int subscription_id);
+
 /* Keeps its row as it is until the end of the transaction (ShareLock), or lets
  * nobody deliver until then (ExclusiveLock). */
 extern void subscription_lock(int subscription_id, int lockmode);

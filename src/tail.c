@@ -200,7 +200,7 @@ boundary_ranges(const Boundary *after, const Boundary *upto, int *count)
 	return ranges;
 }
 
-static bool
+bool
 span_has_xid(const EventSpan *span, uint64 xid)
 {
 	return xid != span->except_xid &&
@@ -209,8 +209,6 @@ span_has_xid(const EventSpan *span, uint64 xid)
 }
 
 /* ---- Reading events ---- */
-
-typedef void (*EventVisitor) (HeapTuple tuple, TupleDesc descriptor, void *state);
 
 /* Visits the events with matching keys; the last two are the range's. */
 static void
@@ -231,7 +229,7 @@ partition_scan(Oid table, Oid index, ScanKeyData *keys, int nkeys,
 }
 
 /* Visits the events of a stock item, or of all (0), in the ranges. */
-static void
+void
 events_scan(int64 stock_id, const XidRange *ranges, int range_count,
 			Snapshot snapshot, EventVisitor visit, void *state)
 {

@@ -8,6 +8,7 @@
 #ifndef INVENTORY_TAIL_H
 #define INVENTORY_TAIL_H
 
+#include "access/htup.h"
 #include "datatype/timestamp.h"
 
 #include "tick.h"
@@ -36,7 +37,12 @@ typedef struct XidRange
 	uint64		last;
 } XidRange;
 
+typedef void (*EventVisitor) (HeapTuple tuple, TupleDesc descriptor, void *state);
+
 extern void tail_init(void);
+extern bool span_has_xid(const EventSpan *span, uint64 xid);
+extern void events_scan(int64 stock_id, const XidRange *ranges, int range_count,
+						Snapshot snapshot, EventVisitor visit, void *state);
 extern XidRange *boundary_ranges(const Boundary *after, const Boundary *upto,
 								 int *count);
 extern void tail_add_item(int64 stock_id, const EventSpan *span,

@@ -57,7 +57,7 @@ boundary_includes(const Boundary *boundary, uint64 xid)
 				 xid_compare) == NULL);
 }
 
-static void
+void
 boundary_from_datum(Datum datum, Boundary *boundary)
 {
 	CompatSnapshot *snapshot = (CompatSnapshot *) PG_DETOAST_DATUM(datum);
@@ -69,7 +69,7 @@ boundary_from_datum(Datum datum, Boundary *boundary)
 		boundary->xip[i] = U64FromFullTransactionId(snapshot->xip[i]);
 }
 
-static Datum
+Datum
 boundary_to_datum(const Boundary *boundary)
 {
 	Size		size = offsetof(CompatSnapshot, xip) +

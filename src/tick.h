@@ -47,6 +47,10 @@ typedef struct Tick
 	uint8		hash[TICK_HASH_BYTES];
 } Tick;
 
+/* As pg_snapshot. */
+extern void boundary_from_datum(Datum datum, Boundary *boundary);
+extern Datum boundary_to_datum(const Boundary *boundary);
+
 extern bool boundary_includes(const Boundary *boundary, uint64 xid);
 extern void boundary_now(Boundary *boundary);
 extern void boundary_cut(const Boundary *previous, const Boundary *next,

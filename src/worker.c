@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * worker.c
- *		The worker of one database: projection, expiry, maintenance.
+ *		The worker of one database: projection, expiry, maintenance, and the
+ *		delivery processes.
  *
  * The worker sleeps on its latch until there is something to do.  Each task
  * has a moment when it is due: the projection a tick after it last ran, if
@@ -42,6 +43,7 @@
 
 #include "clock.h"
 #include "compat.h"
+#include "delivery_start.h"
 #include "expiry.h"
 #include "extension.h"
 #include "inventory.h"
@@ -59,6 +61,9 @@
 /* When a task finds that the extension is being dropped, or a hold that it
  * cannot settle yet. */
 #define AGAIN_MS 1000
+
+/* Changed subscriptions are looked at no more often. */
+#define DELIVERY_PAUSE_MS 20
 
 /* Lines settled in one transaction. */
 #define EXPIRY_LINES 1000
@@ -94,17 +99,20 @@ typedef struct Schedule
 static int64 run_projection(void);
 static int64 run_expiry(void);
 static int64 run_maintenance(void);
+static int64 run_delivery(void);
 
 static const Task tasks[] = {
 	[TASK_PROJECTION] = {"inventory: projection", run_projection},
 	[TASK_EXPIRY] = {"inventory: expiry", run_expiry},
 	[TASK_MAINTENANCE] = {"inventory: maintenance", run_maintenance},
+	[TASK_DELIVERY] = {"inventory: delivery processes", run_delivery},
 };
 
 StaticAssertDecl(lengthof(tasks) == TASK_COUNT, "every task has a function");
 
 static Schedule schedules[TASK_COUNT];
 static TimestampTz next_deadline = DT_NOBEGIN;	/* by clock_time() */
+static TimestampTz next_delivery = DT_NOBEGIN;
 static ExtensionRow extension;
 
 static int	my_index = -1;
@@ -201,11 +209,11 @@ worker_exit(int code, Datum arg)
 }
 
 /* Defaults that somebody may have set for the users of the database. */
-static void
-worker_pin_settings(void)
+void
+worker_pin_settings(const char *application_name)
 {
-	static const char *const pinned[][2] = {
-		{"application_name", "inventory worker"},
+	const char *const pinned[][2] = {
+		{"application_name", application_name},
 		{"search_path", "pg_catalog, pg_temp"},
 		{"default_transaction_isolation", "read committed"},
 		{"default_transaction_read_only", "off"},
@@ -299,6 +307,12 @@ run_maintenance(void)
 
 	schedules[TASK_MAINTENANCE].more = amount > 0;
 	return amount;
+}
+
+static int64
+run_delivery(void)
+{
+	return delivery_reconcile(&next_delivery);
 }
 
 void
@@ -516,11 +530,14 @@ task_due(WorkerTask task, TimestampTz now)
 	if (schedule->delay_ms > 0)
 		return moment_after(schedule->delayed_at, schedule->delay_ms, now);
 	if (slot_has_work(my_index, task))
-		due = moment_after(last, worker_tick_interval, now);
+		due = moment_after(last, task == TASK_DELIVERY ? DELIVERY_PAUSE_MS :
+						   worker_tick_interval, now);
 	if (task == TASK_EXPIRY)
 		due = Min(due, Max(deadline_due(now), moment_after(last, AGAIN_MS, now)));
 	if (task == TASK_MAINTENANCE)
 		due = Min(due, moment_after(last, MAINTENANCE_INTERVAL_MS, now));
+	if (task == TASK_DELIVERY)
+		due = Min(due, next_delivery);
 	return due;
 }
 
@@ -594,7 +611,7 @@ inventory_worker_main(Datum main_arg)
 		proc_exit(0);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
-	worker_pin_settings();
+	worker_pin_settings("inventory worker");
 	wait_event = compat_wait_event("InventoryWorker");
 	worker_look_at_extension();
 	context = AllocSetContextCreate(TopMemoryContext, "inventory worker",

@@ -26,6 +26,9 @@ extern void worker_wake(void);
 /* Time has moved: deadlines must be looked at again, in all databases. */
 extern void worker_wake_all(void);
 
+/* For the processes: settings that nobody's defaults may change. */
+extern void worker_pin_settings(const char *application_name);
+
 /* What the running task has left to do; does nothing in other processes. */
 extern void worker_report_backlog(int64 backlog);
 

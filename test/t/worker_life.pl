@@ -118,7 +118,7 @@ has_worker('postgres', 'CREATE EXTENSION starts a worker');
 my $allow_drop = setting_exists('inventory.allow_drop') ? 'SET inventory.allow_drop = on; ' : '';
 
 is($node->safe_psql('postgres', "SELECT application_name, query FROM pg_stat_activity WHERE backend_type = 'inventory worker'"), 'inventory worker|inventory: maintenance', 'it says what it has last done');
-is($node->safe_psql('postgres', 'SELECT database, task FROM inventory.stat_worker'), "|launcher\npostgres|projection\npostgres|expiry\npostgres|maintenance", 'stat_worker has a row for the launcher and one for each task');
+is($node->safe_psql('postgres', 'SELECT database, task FROM inventory.stat_worker'), "|launcher\npostgres|projection\npostgres|expiry\npostgres|maintenance\npostgres|delivery", 'stat_worker has a row for the launcher and one for each task');
 
 $node->safe_psql('postgres', 'CREATE DATABASE one; CREATE DATABASE two; CREATE DATABASE without');
 $node->safe_psql('one', 'CREATE EXTENSION inventory');

@@ -1,0 +1,735 @@
+/*-------------------------------------------------------------------------
+ *
+ * delivery_worker.c
+ *		The process that delivers one slice of a subscription.
+ *
+ * It sleeps until a commit rings its bell, a parked message is due, or the sink
+ * is to be tried again.  While it sleeps, and while it talks to a broker, it has
+ * no transaction and no snapshot.
+ *
+ * A sink that is down is tried again after longer and longer times; meanwhile
+ * nothing is written.  An error of the database's own does the same.
+ *
+ * A message that kills the process must not do so for ever.  After a process has
+ * not ended by itself, the next one is careful: it handles messages one at a
+ * time, and before each it writes down, in a transaction of its own, that it is
+ * going to.  Whoever has been tried so CRASHES times is dead.
+ *
+ * LOCKING: see delivery.c and delivery_slot.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/xact.h"
+#include "catalog/pg_authid.h"
+#include "common/int.h"
+#include "common/pg_prng.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/procsignal.h"
+#include "storage/sinval.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "clock.h"
+#include "compat.h"
+#include "crash_mark.h"
+#include "delivery.h"
+#include "delivery_sink.h"
+#include "delivery_slot.h"
+#include "extension.h"
+#include "handler.h"
+#include "inventory.h"
+#include "lock.h"
+#include "slot.h"
+#include "worker.h"
+
+/* The process looks by itself at least so often: what was prepared before may
+ * have been committed by a session that rang no bell. */
+#define POLL_MS 5000
+
+/* A sink that is down. */
+#define SINK_BACKOFF_MIN_MS 100
+#define SINK_BACKOFF_MAX_MS 60000
+
+/* After so long a process was not a failure from the start. */
+#define HEALTHY_MS 60000
+
+/* Times that a message may be in the way of a process that does not end by
+ * itself. */
+#define CRASHES 3
+
+/* After an error at which nobody knows which message it was. */
+#define ALONE_MESSAGES 500
+
+/* As many as one batch: it must have been one of these. */
+#define CAREFUL_UNKNOWN (-1)
+
+static int	my_index = -1;
+static int	my_subscription;
+static int	my_slice;
+static bool claimed = false;
+static ExtensionRow extension;
+static volatile sig_atomic_t terminated = false;
+
+static Delivery delivery;
+static bool loaded = false;
+static Handler *handler = NULL;
+static DeliverySink sink;
+static MemoryContext batch_context;
+static int	careful = 0;		/* messages left to be careful with */
+static int	alone = 0;			/* to be tried one at a time: a batch has failed */
+static int64 suspect_position = 0;
+static char suspect_error[DELIVERY_ERROR_LENGTH];
+static bool preparing = false;
+static int	failures_in_row = 0;
+static TimestampTz last_window = 0;
+
+PGDLLEXPORT pg_noreturn void inventory_delivery_main(Datum main_arg);
+
+#define MY_SLOT (&delivery_slots[my_index])
+
+/* ---- Coming and going ---- */
+
+static void
+delivery_sigterm(SIGNAL_ARGS)
+{
+	terminated = true;
+	die(postgres_signal_arg);
+}
+
+/* However the process ends, short of a crash, which empties the shared memory. */
+static void
+delivery_exit(int code, Datum arg)
+{
+	DeliverySlot *slot = MY_SLOT;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!claimed)
+		return;
+	sink_close(&sink);			/* before the client library's own clean-up */
+	delivery_release_latch(my_index);
+	deliveries_lock(LW_EXCLUSIVE);
+	slot->pid = 0;
+	slot->clean = code == 0;
+	slot->next_start = now;
+	slot->state = DELIVERY_STOPPED;
+	if (code != 0 && !terminated)
+	{
+		if (TimestampDifferenceExceeds(slot->started_at, now, HEALTHY_MS))
+			slot->failures = 0;
+		slot->next_start = TimestampTzPlusMilliseconds(now, slot_backoff_ms(++slot->failures));
+		slot->state = DELIVERY_CRASHED;
+		slot->last_error_at = now;
+		strlcpy(slot->last_error, "the process failed; see the server's log",
+				DELIVERY_ERROR_LENGTH);
+	}
+	deliveries_unlock();
+	slot_ask(TASK_DELIVERY);
+}
+
+static bool
+database_is_held(void)
+{
+	bool		held;
+	int			index;
+
+	slots_lock(LW_SHARED);
+	index = slot_find(MyDatabaseId);
+	held = index < 0 || slot_must_leave(&worker_slots[index]);
+	slots_unlock();
+	return held;
+}
+
+static bool
+delivery_claim(Oid database)
+{
+	DeliverySlot *slot = MY_SLOT;
+
+	deliveries_lock(LW_EXCLUSIVE);
+	if (slot->database == database && slot->pid == 0 && slot->wanted)
+	{
+		slot->pid = MyProcPid;
+		slot->started_at = GetCurrentTimestamp();
+		slot->state = DELIVERY_IDLE;
+		my_subscription = slot->subscription_id;
+		my_slice = slot->slice;
+		careful = slot->clean ? 0 : CAREFUL_UNKNOWN;
+		slot->clean = false;
+		claimed = true;
+	}
+	deliveries_unlock();
+	return claimed;
+}
+
+/* ---- What it shows ---- */
+
+static void
+show_state(DeliveryState state)
+{
+	deliveries_lock(LW_EXCLUSIVE);
+	MY_SLOT->state = state;
+	if (state == DELIVERY_IDLE || state == DELIVERY_RUNNING)
+		MY_SLOT->retry_at = 0;
+	deliveries_unlock();
+}
+
+static void
+show_progress(int64 us)
+{
+	DeliverySlot *slot = MY_SLOT;
+	const DeliveryCount *count = &delivery.count;
+	int64		backlog = delivery_backlog(&delivery);
+	TimestampTz now = GetCurrentTimestamp();
+
+	deliveries_lock(LW_EXCLUSIVE);
+	slot->delivered += count->delivered;
+	slot->failed += count->failed;
+	slot->parked += count->parked;
+	slot->dead += count->dead;
+	slot->delivery_us += us;
+	slot->delivery_us_max = Max(slot->delivery_us_max, us);
+	slot->backlog = backlog;
+	slot->position = delivery.cursor.position;
+	if (count->delivered > 0)
+		slot->last_delivered_at = now;
+	if (backlog == 0)
+		slot->behind_since = 0;
+	deliveries_unlock();
+	memset(&delivery.count, 0, sizeof(DeliveryCount));
+}
+
+static void
+show_window(void)
+{
+	deliveries_lock(LW_EXCLUSIVE);
+	MY_SLOT->windows++;
+	MY_SLOT->backlog = delivery_backlog(&delivery);
+	deliveries_unlock();
+}
+
+/* Since when the messages at hand have been waiting. */
+static void
+show_behind(const DeliveryItem *items, int count)
+{
+	deliveries_lock(LW_EXCLUSIVE);
+	if (count > 0)
+		MY_SLOT->behind_since = items[0].message.created_at;
+	deliveries_unlock();
+}
+
+static void
+show_error(DeliveryState state, const char *error, int64 wait_ms)
+{
+	DeliverySlot *slot = MY_SLOT;
+	TimestampTz now = GetCurrentTimestamp();
+
+	deliveries_lock(LW_EXCLUSIVE);
+	slot->state = state;
+	slot->failed++;
+	slot->last_error_at = now;
+	slot->retry_at = TimestampTzPlusMilliseconds(now, wait_ms);
+	strlcpy(slot->last_error, error, DELIVERY_ERROR_LENGTH);
+	deliveries_unlock();
+}
+
+/* ---- Failing ---- */
+
+static int64
+sink_backoff_ms(void)
+{
+	int64		ms = (int64) SINK_BACKOFF_MIN_MS << Min(failures_in_row, 20);
+
+	ms = Min(ms, SINK_BACKOFF_MAX_MS);
+	return ms / 2 + (int64) (ms / 2 * pg_prng_double(&pg_global_prng_state));
+}
+
+/* Says so in the log when it begins, and now and then. */
+static int64
+failed(DeliveryState state, const char *error, int64 at_least_ms)
+{
+	int64		wait = Max(sink_backoff_ms(), at_least_ms);
+
+	if (state == DELIVERY_BROKEN)
+		wait = Max(wait, SINK_BACKOFF_MAX_MS / 4);
+	if ((failures_in_row & (failures_in_row + 1)) == 0)
+		ereport(LOG,
+				(errmsg("delivery of subscription %d: %s", my_subscription, error)));
+	failures_in_row++;
+	show_error(state, error, wait);
+	return wait;
+}
+
+/* ---- Transactions ---- */
+
+static void
+unload(void)
+{
+	handler = NULL;
+	if (loaded)
+		delivery_unload(&delivery);
+	loaded = false;
+}
+
+pg_noreturn static void
+leave(void)
+{
+	sink_close(&sink);
+	proc_exit(0);
+}
+
+static void
+load(void)
+{
+	loaded = delivery_load(&delivery, my_subscription, my_slice);
+	if (!loaded || !delivery.subscription->active)
+		leave();
+	delivery_claim_latch(my_index, delivery.subscription->interest);
+	if (careful == CAREFUL_UNKNOWN)
+		careful = delivery.subscription->batch;
+}
+
+static void
+prepare(void)
+{
+	MemoryContext old = MemoryContextSwitchTo(delivery.context);
+
+	preparing = true;
+	if (delivery.subscription->kind == SINK_KIND_SERVER)
+		sink_prepare(&sink, delivery.subscription);
+	else if (handler == NULL)
+		handler = handler_begin(delivery.subscription);
+	preparing = false;
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Begins a transaction and loads what is not loaded, or was changed; false if it
+ * was: what was taken before is not to be settled.  Leaves if it is not wanted.
+ */
+static bool
+begin(void)
+{
+	bool		same = loaded;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	if (!extension_lock(&extension))
+		leave();
+	SetUserIdAndSecContext(extension.owner, SECURITY_LOCAL_USERID_CHANGE);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (loaded && !delivery_is_current(&delivery))
+	{
+		unload();
+		sink_close(&sink);
+		same = false;
+	}
+	if (!loaded)
+		load();
+	prepare();
+	MemoryContextSwitchTo(batch_context);
+	return same;
+}
+
+static void
+commit(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, 0);
+	MemoryContextSwitchTo(batch_context);
+}
+
+/* ---- One round ---- */
+
+/* Whoever has been in the way too often is dead, without being tried again. */
+static void
+condemn(DeliveryItem *item)
+{
+	if (item->outcome != OUTCOME_NONE)
+		return;
+	if (crash_mark_count(my_subscription, my_slice, item->message.position) >= CRASHES)
+	{
+		item->outcome = OUTCOME_DEAD;
+		item->error = psprintf("it has ended the process %d times", CRASHES);
+	}
+	else if (suspect_position == item->message.position && suspect_error[0])
+	{
+		item->outcome = OUTCOME_RETRY;
+		item->error = suspect_error;
+		suspect_error[0] = '\0';
+	}
+}
+
+/* Takes a batch of messages, only one when there may be something about it. */
+static int
+take(DeliveryItem *items, bool once)
+{
+	bool		single = careful > 0 || alone > 0;
+	int			count;
+
+	if (delivery.parked->waiting < delivery.subscription->park_limit &&
+		delivery_backlog(&delivery) == 0 && delivery_open_window(&delivery))
+		show_window();
+	count = delivery_take(&delivery, items, single ? 1 : delivery.subscription->batch, once);
+	show_behind(items, count);
+	if (single && count > 0)
+	{
+		condemn(&items[0]);
+		suspect_position = items[0].message.position;
+	}
+	return count;
+}
+
+/* Writes down which message is going to be tried; a crash does not undo it. */
+static void
+mark(const DeliveryItem *items, int count)
+{
+	if (careful > 0 && count > 0 && items[0].outcome == OUTCOME_NONE)
+		crash_mark_set(my_subscription, my_slice, items[0].message.position);
+}
+
+static void
+settle(DeliveryItem *items, int count)
+{
+	delivery_settle(&delivery, items, count);
+	if (careful > 0 && count > 0)
+	{
+		crash_mark_clear(my_subscription, my_slice);
+		careful--;
+	}
+	if (alone > 0 && count > 0)
+		alone--;
+	delivery_flush(&delivery);
+}
+
+/* A sink in the database: all in one transaction.  Returns how many. */
+static int
+round_inside(DeliveryItem *items)
+{
+	TimestampTz started = GetCurrentTimestamp();
+	int			count;
+
+	(void) begin();
+	count = take(items, false);
+	if (careful > 0 && count > 0)
+	{
+		mark(items, count);
+		delivery_flush(&delivery);
+		commit();
+		if (!begin())
+		{
+			commit();
+			return count;
+		}
+	}
+	handler_run(handler, items, count);
+	settle(items, count);
+	commit();
+	show_progress(GetCurrentTimestamp() - started);
+	failures_in_row = 0;
+	return count;
+}
+
+/* What the sink as a whole has said; returns how long to leave it alone. */
+static int64
+judge(const SinkResult *result)
+{
+	if (result->verdict != SINK_OK)
+		return failed(result->verdict == SINK_FATAL ? DELIVERY_BROKEN : DELIVERY_BACKOFF,
+					  result->error, result->retry_after_ms);
+	failures_in_row = 0;
+	return 0;
+}
+
+/* What was sent may be sent again after a crash, so this need not be flushed. */
+static void
+commit_lazily(void)
+{
+	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+	commit();
+}
+
+/* A sink outside: the transaction ends before anything is sent. */
+static int
+round_outside(DeliveryItem *items, int64 *wait_ms)
+{
+	SinkMessage *messages;
+	SinkResult	result;
+	TimestampTz started;
+	int			count;
+	int			sent;
+
+	(void) begin();
+	count = take(items, !sink.routine->in_order);
+	mark(items, count);
+	messages = sink_messages(delivery.subscription, items, count, &sent);
+	delivery_flush(&delivery);
+	commit();
+	if (count == 0)
+		return 0;
+
+	started = GetCurrentTimestamp();
+	memset(&result, 0, sizeof(result));
+	result.verdict = SINK_OK;
+	if (sent > 0)
+		sink_send(&sink, messages, sent, &result);
+	sink_outcomes(messages, sent, items, count, &result);
+
+	if (begin())
+		settle(items, count);
+	commit_lazily();
+	show_progress(GetCurrentTimestamp() - started);
+	*wait_ms = judge(&result);
+	return count;
+}
+
+/* ---- Between the rounds ---- */
+
+/* Whether a replay has come to its end: nothing before it can come any more. */
+static bool
+has_finished(void)
+{
+	static uint64 end_xid = 0;
+	const Boundary *after = &delivery.cursor.after;
+	uint64		oldest = after->xip_count > 0 ? after->xip[0] : after->xmax;
+
+	if (!loaded || TIMESTAMP_IS_NOEND(delivery.cursor.until) ||
+		clock_time() < delivery.cursor.until ||
+		delivery_backlog(&delivery) > 0 || delivery.parked->waiting > 0)
+		return false;
+	if (end_xid == 0)
+		end_xid = U64FromFullTransactionId(ReadNextFullTransactionId());
+	return oldest >= end_xid;
+}
+
+static void
+finish(void)
+{
+	if (!has_finished())
+		return;
+	(void) begin();
+	subscription_finish(my_subscription);
+	commit();
+	leave();
+}
+
+static int64
+ms_until_parked(void)
+{
+	int64		us;
+
+	if (!loaded || TIMESTAMP_IS_NOEND(delivery.parked->next_due))
+		return POLL_MS;
+	if (pg_sub_s64_overflow(delivery.parked->next_due, clock_time(), &us))
+		return POLL_MS;
+	return us <= 0 ? 0 : us / 1000 + 1;
+}
+
+/* Messages that come one by one are not worth a window each. */
+static int64
+ms_until_window(void)
+{
+	int64		since = (GetCurrentTimestamp() - last_window) / 1000;
+	int64		linger = loaded ? delivery.subscription->linger : 0;
+
+	return since < 0 || since >= linger ? 0 : linger - since;
+}
+
+/* After a round that has found nothing. */
+static int64
+idle(void)
+{
+	int64		wait = Min(ms_until_parked(), POLL_MS);
+
+	sink_idle(&sink);
+	finish();
+	show_state(DELIVERY_IDLE);
+	if (delivery_has_work(my_index))
+		wait = Min(wait, ms_until_window());
+	return wait;
+}
+
+/* Does what there is; returns how long there is nothing to do. */
+static int64
+deliver(void)
+{
+	static DeliveryItem *items = NULL;
+	static int	allocated = 0;
+	int64		wait = 0;
+	int			wanted = loaded ? delivery.subscription->batch : 1;
+	int			count;
+
+	if (wanted > allocated)
+	{
+		if (items)
+			pfree(items);
+		items = MemoryContextAlloc(TopMemoryContext, wanted * sizeof(DeliveryItem));
+		allocated = wanted;
+	}
+	if (!loaded)
+	{
+		(void) begin();			/* how large is a batch? */
+		commit();
+		return 0;
+	}
+	if (delivery_take_work(my_index) || delivery_backlog(&delivery) == 0)
+		last_window = GetCurrentTimestamp();
+	show_state(DELIVERY_RUNNING);
+	pgstat_report_activity(STATE_RUNNING, "inventory: delivering messages");
+	if (delivery.subscription->kind == SINK_KIND_SERVER)
+		count = round_outside(items, &wait);
+	else
+		count = round_inside(items);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	if (wait > 0)
+		return wait;
+	return count == 0 ? idle() : 0;
+}
+
+/* ---- Errors ---- */
+
+/* Ends the failed transaction; what is in memory is loaded again. */
+static int64
+recover(MemoryContext context)
+{
+	ErrorData  *error;
+	int64		wait;
+
+	HOLD_INTERRUPTS();
+	QueryCancelPending = false;
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	FlushErrorState();
+	AbortOutOfAnyTransaction();
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, 0);
+	event_actor = InvalidOid;
+	MemoryContextSwitchTo(context);
+	unload();
+	sink_close(&sink);
+	/* At the commit, or in a message: which is it? */
+	if (!preparing && handler_is_message_error(error->sqlerrcode))
+	{
+		if (alone > 0)
+			strlcpy(suspect_error, error->message, sizeof(suspect_error));
+		alone = ALONE_MESSAGES;
+	}
+	wait = failed(preparing ? DELIVERY_BROKEN : DELIVERY_BACKOFF, error->message, 0);
+	preparing = false;
+	RESUME_INTERRUPTS();
+	return wait;
+}
+
+static int64
+deliver_safely(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile int64 wait = 0;
+
+	PG_TRY();
+	{
+		wait = deliver();
+	}
+	PG_CATCH();
+	{
+		wait = recover(context);
+	}
+	PG_END_TRY();
+	pgstat_report_stat(false);
+	MemoryContextSwitchTo(context);
+	MemoryContextReset(context);
+	return wait;
+}
+
+/* ---- The process ---- */
+
+static void
+attend(void)
+{
+	if (terminated)
+		leave();
+	QueryCancelPending = false; /* there is nothing to cancel */
+	CHECK_FOR_INTERRUPTS();
+	ProcessCatchupInterrupt();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	if (!MY_SLOT->wanted || database_is_held())
+		leave();
+}
+
+static void
+pause_for(int64 wait, uint32 wait_event)
+{
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait);
+
+	for (;;)
+	{
+		int64		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
+
+		attend();
+		if (left <= 0)
+			return;
+		pgstat_report_stat(true);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 left, wait_event);
+		ResetLatch(MyLatch);
+		/* A sink that is down stays so, whatever is published. */
+		if (failures_in_row == 0 && delivery_has_work(my_index))
+			end = Min(end, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   ms_until_window()));
+	}
+}
+
+static void
+connect_to(Oid database)
+{
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	worker_pin_settings("inventory delivery");
+	/* Nothing may be sent that a crash could lose. */
+	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
+		SetConfigOption("synchronous_commit", "on", PGC_SUSET, PGC_S_OVERRIDE);
+	StartTransactionCommand();
+	if (!extension_find(&extension) || database_is_held() || inventory_restoring ||
+		strcmp(extension.version, INVENTORY_VERSION) != 0 ||
+		!engine_lock_session(ENGINE_LOCK_DELIVERY,
+							 (uint64) my_subscription << 8 | my_slice))
+		leave();
+	CommitTransactionCommand();
+}
+
+void
+inventory_delivery_main(Datum main_arg)
+{
+	Oid			database;
+	uint32		wait_event;
+
+	my_index = DatumGetInt32(main_arg);
+	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(Oid));
+	pqsignal(SIGTERM, delivery_sigterm);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	before_shmem_exit(delivery_exit, (Datum) 0);
+	if (!delivery_claim(database))
+		proc_exit(0);
+	BackgroundWorkerUnblockSignals();
+	connect_to(database);
+	sink_wanted = &MY_SLOT->wanted;
+	wait_event = compat_wait_event("InventoryDelivery");
+	batch_context = AllocSetContextCreate(TopMemoryContext, "inventory batch",
+										  ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(batch_context);
+	for (;;)
+		pause_for(deliver_safely(), wait_event);
+}

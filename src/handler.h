@@ -1,0 +1,28 @@
+/*-------------------------------------------------------------------------
+ *
+ * handler.h
+ *		Sinks in the database: SQL functions, commands, NOTIFY.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef INVENTORY_HANDLER_H
+#define INVENTORY_HANDLER_H
+
+#include "delivery.h"
+
+typedef struct Handler Handler;
+
+/* Raises an error if the function cannot be called. */
+extern Handler *handler_begin(const Subscription *subscription);
+
+/*
+ * Handles the messages in the present transaction and sets their outcomes, as
+ * many as fit into some time.  With "alone", each in a subtransaction of its
+ * own from the start.
+ */
+extern void handler_run(Handler *handler, DeliveryItem *items, int count);
+
+/* False if an error says that the database is not able to, not the handler. */
+extern bool handler_is_message_error(int sqlerrcode);
+
+#endif							/* INVENTORY_HANDLER_H */
