@@ -123,7 +123,7 @@ SELECT inventory.publish('dl.fail', 'a', '{"n": 1, "fail": 1}') > 0,
 SELECT is(inventory.deliver('dl-all'), 4::bigint, 'all are dealt with');
 SELECT is((SELECT string_agg(coalesce(key, '-') || (payload->>'n'), ' ' ORDER BY n) FROM dl.got), 'b3 -4',
 	'a message that fails leaves nothing; the others go on, but not those of its key');
-SELECT results_eq('SELECT key, state, attempts FROM inventory.parked_message ORDER BY position',
+SELECT results_eq('SELECT key COLLATE "default", state, attempts FROM inventory.parked_message ORDER BY position',
 	$$VALUES ('a', 'retry', 1), ('a', 'deferred', 0)$$, 'it is parked, and what comes after it waits behind it');
 SELECT is((SELECT last_error FROM inventory.parked_message WHERE state = 'retry'), 'attempt 1 fails', 'with the error');
 SELECT inventory.publish('dl.fail', 'a', '{"n": 5}') > 0 AS published;
@@ -146,7 +146,7 @@ SELECT is(dl.keys('dl-all'), NULL, 'the one behind it still waits');
 DO $$ BEGIN PERFORM inventory.set_test_clock('2031-04-10 12:03:00+00'); END $$;
 SELECT is(inventory.deliver('dl-all'), 2::bigint, 'third attempt: it is given up, and the next one goes on');
 SELECT is(dl.keys('dl-all'), 'c2', 'in the same call');
-SELECT results_eq('SELECT key, state, attempts, last_error FROM inventory.parked_message',
+SELECT results_eq('SELECT key COLLATE "default", state, attempts, last_error FROM inventory.parked_message',
 	$$VALUES ('c', 'dead', 3, 'attempt 3 fails')$$, 'it is a dead letter');
 SELECT is((SELECT o.payload - 'id' FROM inventory.outbox o WHERE o.topic = 'inventory.message.dead'),
 	'{"subscription": "dl-all", "topic": "dl.fail", "key": "c", "error": "attempt 3 fails"}'::jsonb, 'which is a message itself');
@@ -184,6 +184,7 @@ SELECT is((SELECT count(DISTINCT "position") FROM dl.got), 400::bigint, 'and no 
 
 -- ---- Identity ----
 
+DROP ROLE IF EXISTS dl_owner, dl_other, dl_evil;
 CREATE ROLE dl_owner;
 GRANT USAGE ON SCHEMA inventory, dl TO dl_owner;
 CREATE TABLE dl.seen (who text, session text);
@@ -270,3 +271,6 @@ RESET ROLE;
 
 SELECT * FROM finish();
 DO $$ BEGIN PERFORM inventory.set_test_clock(NULL); END $$;
+SELECT inventory.unsubscribe('dl-owned') IS NULL, inventory.unsubscribe('dl-actor') IS NULL AS gone;
+DROP OWNED BY dl_owner, dl_other;
+DROP ROLE dl_owner, dl_other;
