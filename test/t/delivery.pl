@@ -20,7 +20,6 @@ log_min_messages = warning
 CONF
 
 $node->safe_psql('postgres', <<'SQL');
-CREATE FUNCTION inventory.publish(text,text,jsonb,jsonb DEFAULT NULL) RETURNS bigint LANGUAGE c AS 'inventory','inventory_stub_publish';
 CREATE TABLE counter (key text PRIMARY KEY, n bigint NOT NULL);
 INSERT INTO counter SELECT 'key ' || i, 0 FROM generate_series(1, 30) i;
 CREATE TABLE published (number bigint PRIMARY KEY, key text, n bigint);
@@ -195,14 +194,12 @@ sub soon
 $node->safe_psql('postgres', 'CREATE DATABASE other');
 $node->safe_psql('other', <<'SQL');
 CREATE EXTENSION inventory;
-CREATE FUNCTION inventory.publish(text,text,jsonb,jsonb DEFAULT NULL) RETURNS bigint LANGUAGE c AS 'inventory','inventory_stub_publish';
 CREATE FUNCTION trouble(m inventory.message) RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); END $$;
 SELECT inventory.subscribe('trouble', '{trouble.#}', 'function', '{"handler": "public.trouble"}');
 SQL
 soon('DROP EXTENSION', 'other', sub { $node->safe_psql('other', 'DROP EXTENSION inventory CASCADE'); });
 $node->safe_psql('other', <<'SQL');
 CREATE EXTENSION inventory;
-CREATE FUNCTION inventory.publish(text,text,jsonb,jsonb DEFAULT NULL) RETURNS bigint LANGUAGE c AS 'inventory','inventory_stub_publish';
 CREATE FUNCTION trouble(m inventory.message) RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); END $$;
 SELECT inventory.subscribe('trouble', '{trouble.#}', 'function', '{"handler": "public.trouble"}');
 SQL
