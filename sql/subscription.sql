@@ -149,6 +149,13 @@ COMMENT ON COLUMN inventory.message.attempt IS 'How often it has been tried, thi
 COMMENT ON COLUMN inventory.message.replayed IS 'Whether it comes from replay().';
 COMMENT ON COLUMN inventory.message.subscription IS 'The name of the subscription.';
 
+CREATE FUNCTION inventory.topic_matches(pattern text, topic text) RETURNS boolean
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_topic_matches';
+REVOKE ALL ON FUNCTION inventory.topic_matches(text, text) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.topic_matches(text, text) IS
+'Whether a pattern of a subscription matches a topic: "*" stands for one word between dots, "#" for any number of words. An error if it is not a pattern.';
+
 -- The functions run as their caller: whose rights count is who calls.
 
 CREATE FUNCTION inventory.subscribe(name text, topics text[], sink text, options jsonb DEFAULT '{}') RETURNS integer
@@ -186,21 +193,21 @@ REVOKE ALL ON FUNCTION inventory.seek(text, text) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.seek(text, text) IS
 'Moves a subscription: to earliest (everything that is kept), now, or the messages since a time. What is parked stays parked. Positions go on higher than all before.';
 
-CREATE FUNCTION inventory.skip(name text, position bigint) RETURNS void
+CREATE FUNCTION inventory.skip(name text, "position" bigint) RETURNS void
 	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
 	AS 'MODULE_PATHNAME', 'inventory_skip';
 REVOKE ALL ON FUNCTION inventory.skip(text, bigint) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.skip(text, bigint) IS
 'Gives a parked message up, so that those behind it with the same key go on. It is among the dead letters then.';
 
-CREATE FUNCTION inventory.redrive(name text, position bigint DEFAULT NULL) RETURNS bigint
+CREATE FUNCTION inventory.redrive(name text, "position" bigint DEFAULT NULL) RETURNS bigint
 	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
 	AS 'MODULE_PATHNAME', 'inventory_redrive';
 REVOKE ALL ON FUNCTION inventory.redrive(text, bigint) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.redrive(text, bigint) IS
 'Tries dead messages again, at once and with as many attempts as a new one: all of the subscription, or the one at a position, which may also be a skipped or a parked one. Returns how many.';
 
-CREATE FUNCTION inventory.discard(name text, position bigint DEFAULT NULL) RETURNS bigint
+CREATE FUNCTION inventory.discard(name text, "position" bigint DEFAULT NULL) RETURNS bigint
 	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
 	AS 'MODULE_PATHNAME', 'inventory_discard';
 REVOKE ALL ON FUNCTION inventory.discard(text, bigint) FROM PUBLIC;
