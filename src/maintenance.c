@@ -284,6 +284,7 @@ inventory_maintain(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 	}
 	report(result, "requests removed", removed);
+	report(result, "journals of cursors emptied", cursor_maintain());
 	progress_phase("index ranges", 0);
 	report(result, "index ranges summarized", maintain_indexes());
 	progress_end();
