@@ -63,6 +63,8 @@ COMMENT ON COLUMN inventory.delivery_cursor.since IS 'Messages created before th
 COMMENT ON COLUMN inventory.delivery_cursor.until IS 'Of a replay: messages created from here on are passed over; NULL: none.';
 COMMENT ON COLUMN inventory.delivery_cursor.written_at IS 'When the row was written.';
 COMMENT ON COLUMN inventory.delivery_cursor.segment IS 'Which of the two tables it is in.';
+CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inventory.delivery_cursor
+	FOR EACH STATEMENT EXECUTE FUNCTION inventory.engine_only();
 
 DO $$
 BEGIN
