@@ -12,11 +12,16 @@
  */
 #include "postgres.h"
 
+#include "fmgr.h"
+#include "utils/builtins.h"
+
 #include "error.h"
 #include "event.h"
 #include "topic.h"
 
 #define TOPIC_MAX_LENGTH 255
+
+PG_FUNCTION_INFO_V1(inventory_topic_matches);
 
 /* A word's length; the next word, or NULL. */
 static size_t
@@ -146,4 +151,13 @@ topic_interest(char **patterns, int count)
 		}
 	}
 	return interest;
+}
+
+Datum
+inventory_topic_matches(PG_FUNCTION_ARGS)
+{
+	char	   *pattern = text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+	topic_check_pattern(pattern);
+	PG_RETURN_BOOL(topic_matches(pattern, text_to_cstring(PG_GETARG_TEXT_PP(1))));
 }
