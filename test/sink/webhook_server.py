@@ -3,10 +3,11 @@
 
     webhook_server.py RECORD [--port PORT] [--secret WHSEC] [--tls CERTIFICATE KEY]
 
-Prints its port. What to do stands in the message's payload: {"answer": ...}, a
-list for one answer after the other (by message): a status, or "stall", "close",
-"huge", "drip", "drip after 200", "half", "redirect"; {"delay": seconds}; {"after": seconds} for
-Retry-After; {"to": URL} for Location. Without any it answers 200.
+Prints its port. What to do stands in the message's payload, or in the metadata of
+an event: {"answer": ...}, a list for one answer after the other (by message): a
+status, or "stall", "close", "huge", "drip", "drip after 200", "half", "redirect";
+{"delay": seconds}; {"after": seconds} for Retry-After; {"to": URL} for Location.
+Without any it answers 200.
 
 Each request is written to the file RECORD as a line of JSON: when, path,
 headers, body, the connection, how many were under way, and with --secret
@@ -44,6 +45,7 @@ def signature(message_id, timestamp, body):
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
+    disable_nagle_algorithm = True
 
     def log_message(self, *anything):
         pass
@@ -73,6 +75,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return {}
         if isinstance(wish, dict) and 'specversion' in wish:
             wish = wish.get('data')
+        # Of an event, it is the metadata that the caller gave.
+        if isinstance(wish, dict) and 'event_id' in wish:
+            wish = wish.get('metadata')
         return wish if isinstance(wish, dict) else {}
 
     def answer(self, wish):
