@@ -28,6 +28,7 @@ chmod 0600, "$folder/secrets/hook";
 my $node = new_node('http', conf => <<"CONF");
 autovacuum = off
 restart_after_crash = on
+max_worker_processes = 40
 inventory.http_allow = '127.0.0.1'
 inventory.secret_dir = '$folder/secrets'
 CONF
@@ -72,7 +73,7 @@ sub comes
 	my ($event, $times, $name) = @_;
 	my $end = time() + 60;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	sleep 0.02 until scalar(() = about($event)) >= $times || time() > $end;
+	sleep 0.05 until scalar(() = about($event)) >= $times || time() > $end;
 	return is(scalar(() = about($event)), $times, $name)
 	  || diag $node->safe_psql('postgres', 'SELECT * FROM inventory.stat_delivery');
 }
@@ -186,6 +187,17 @@ $node->safe_psql('postgres', q{SET ROLE shop; SELECT inventory.pause('shop'); SE
 $event = receive(1);
 comes($event, 1, 'with another secret in the file');
 is((about($event))[0]{verified}, 2, 'there are two signatures');
+
+my $strict = WebhookServer->new("$folder/strict", '--secret', $secret, '--strict');
+my $strict_url = $strict->url;
+$node->safe_psql('postgres', "ALTER SERVER hook OPTIONS (SET url '$strict_url')");
+receive(1);
+until_true("(SELECT state = 'broken' AND last_error = 'the answer was 401' FROM inventory.stat_delivery)", 'a receiver that does not know the first secret refuses everything');
+append_to_file("$folder/secrets/new", "$secret\n");
+chmod 0600, "$folder/secrets/new";
+rename "$folder/secrets/new", "$folder/secrets/hook";
+until_true("(SELECT backlog = 0 AND state = 'idle' FROM inventory.stat_delivery)", 'until there is another one in the file, which is read again');
+$node->safe_psql('postgres', "ALTER SERVER hook OPTIONS (SET url '$url')");
 
 sub breaks
 {
