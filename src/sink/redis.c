@@ -73,6 +73,7 @@ typedef struct Redis
 	RedisSession session;
 	Mode		mode;
 	char	   *name;			/* a pattern */
+	char	   *subscription;	/* its name, or NULL */
 	bool		position_ids;	/* entry_id = position */
 	bool		cache_set;		/* cache = set */
 	long		maxlen;
@@ -142,12 +143,14 @@ configure(Redis *redis, const SinkOption *options, int count)
 	const char *name = option_text(options, count, "name");
 	const char *cache = option_text(options, count, "cache");
 	const char *ids = option_text(options, count, "entry_id");
+	const char *subscription = option_text(options, count, "subscription");
 
 	redis->mode = mode == NULL || strcmp(mode, "stream") == 0 ? MODE_STREAM
 		: strcmp(mode, "publish") == 0 ? MODE_PUBLISH : MODE_CACHE;
 	if (name == NULL)
 		name = redis->mode == MODE_CACHE ? "inventory:{sku}" : "inventory:{topic}";
 	redis->name = strdup(name);
+	redis->subscription = subscription ? strdup(subscription) : NULL;
 	redis->cache_set = cache != NULL && strcmp(cache, "set") == 0;
 	redis->position_ids = ids == NULL || strcmp(ids, "auto") != 0;
 	redis->maxlen = option_number(options, count, "maxlen", 0);
@@ -319,6 +322,7 @@ redis_close(void *sink)
 	redis_disconnect(&redis->session);
 	buffer_free(&redis->target);
 	free(redis->name);
+	free(redis->subscription);
 	free(redis);
 }
 
@@ -714,6 +718,7 @@ write_entry(Redis *redis, Command *command, const SinkMessage *message, Place *s
 	add_field(command, "time", message->time);
 	add_field(command, "sequence", message->sequence);
 	add_field(command, "messagenumber", number);
+	add_field(command, "subscription", redis->subscription);
 	add_field(command, "replayed", message->replayed ? "true" : NULL);
 	add_field(command, "datacontenttype", "application/json");
 	command_add(command, "data");

@@ -117,7 +117,7 @@ sub wait_until_ready
 	die 'rabbitmq-server does not listen';
 }
 
-sub url { return "amqp://guest:guest\@127.0.0.1:$_[0]{port}/"; }
+sub url { return "amqp://guest:guest\@127.0.0.1:$_[0]{port}"; }
 
 sub tool
 {
