@@ -112,6 +112,8 @@ static const EndpointOption option_table[] = {
 	{"kafka", "security_protocol", AT_SERVER, read_choice, .words = "plaintext ssl sasl_plaintext sasl_ssl", .fallback = "plaintext"},
 	{"kafka", "sasl_mechanism", AT_SERVER, read_choice, .words = "PLAIN SCRAM-SHA-256 SCRAM-SHA-512"},
 	{"kafka", "ca_file", AT_SERVER, read_path},
+	{"kafka", "verify", AT_SERVER, read_boolean, .fallback = "on"},
+	{"kafka", "max_message_size", AT_SERVER, read_number, 1000, 1000000000, .fallback = "1000000"},
 	{"kafka", "user", AT_MAPPING, read_text},
 	{"kafka", "password", AT_MAPPING, read_text},
 	{"kafka", "password_file", AT_MAPPING, read_secret_file},
