@@ -77,7 +77,7 @@ typedef struct Redis
 	bool		position_ids;	/* entry_id = position */
 	bool		cache_set;		/* cache = set */
 	long		maxlen;
-	long		ttl;
+	long		ttl_ms;
 	long		timeout_ms;
 	Buffer		target;			/* a name, for a moment */
 } Redis;
@@ -154,7 +154,7 @@ configure(Redis *redis, const SinkOption *options, int count)
 	redis->cache_set = cache != NULL && strcmp(cache, "set") == 0;
 	redis->position_ids = ids == NULL || strcmp(ids, "auto") != 0;
 	redis->maxlen = option_number(options, count, "maxlen", 0);
-	redis->ttl = option_number(options, count, "ttl", 0);
+	redis->ttl_ms = option_time(options, count, "ttl", 0);
 	redis->timeout_ms = option_time(options, count, "timeout", 30000);
 	return redis->name != NULL;
 }
@@ -750,16 +750,16 @@ write_value(Redis *redis, Command *command, const SinkMessage *message, const Pl
 {
 	char		ttl[24];
 
-	snprintf(ttl, sizeof(ttl), "%ld", redis->ttl);
+	snprintf(ttl, sizeof(ttl), "%ld", redis->ttl_ms);
 	command_add(command, redis->cache_set ? "SET" : "DEL");
 	command_add_bytes(command, key->name, key->length);
 	if (redis->cache_set)
 	{
 		command_add_bytes(command, message->data ? message->data : "null",
 				  message->data ? message->data_length : 4);
-		if (redis->ttl > 0)
+		if (redis->ttl_ms > 0)
 		{
-			command_add(command, "EX");
+			command_add(command, "PX");
 			command_add(command, ttl);
 		}
 	}

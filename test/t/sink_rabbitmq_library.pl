@@ -105,7 +105,20 @@ $call = $keyed->message(1, 'a', 'x', '', '', '1')->message(2, 'b', 'x', 'k' x 30
 is("$call->{verdict_of}{1} $call->{verdict_of}{2} $call->{verdict_of}{3}", 'fail_message fail_message ok',
 	'a routing key that cannot be made or is too long');
 $call = $keyed->message(4, 'd', 'x', 'orders', '', '1', 'long=' . 'y' x 200_000)->message(5, 'e', 'x', 'orders', '', '1')->send;
-is("$call->{verdict_of}{4} $call->{verdict_of}{5}", 'fail_message ok', 'headers larger than a frame');
+is("$call->{verdict_of}{4} $call->{verdict_of}{5}", 'fail_message not_sent', 'headers larger than a frame');
+payloads('orders');
+
+# --- One key, many messages
+$call = $direct->fill(300, 'x', 1, 1)->fill(300, 'x', 3, 301)->send;
+is(scalar @{ $call->{ok} }, 600, 'messages of few keys are taken');
+my %of_key;
+push @{ $of_key{ $_->{headers}{cloudEvents_subject} } }, $_->{headers}{cloudEvents_sequence} for $rabbit->drain('orders');
+is_deeply(\%of_key, { map { $_ => [ sort @{ $of_key{$_} } ] } keys %of_key }, '... each key in order');
+is_deeply([ map { scalar @{ $of_key{$_} } } sort keys %of_key ], [ 400, 100, 100 ], '... all of them, once');
+$call = $keyed->message(1, 'a', 'x', 'orders', '', '1')->message(2, 'b', 'x', 'nowhere', '', '2')
+  ->message(3, 'c', 'x', 'nowhere', '', '3')->message(4, 'd', 'x', 'orders', '', '4')->send;
+is(join(' ', map { $call->{verdict_of}{$_} } 1 .. 4), 'ok fail_message not_sent ok',
+	'behind a message that is not taken, none of its key is sent');
 payloads('orders');
 
 # --- A queue that refuses
@@ -150,7 +163,7 @@ SKIP:
 }
 
 # --- Idle, and heartbeats
-my $resting = open_ok(SinkDriver->new('rabbitmq', @at, routing_key => 'orders', heartbeat => 1));
+my $resting = open_ok(SinkDriver->new('rabbitmq', @at, routing_key => 'orders', heartbeat => 1000));
 for (1 .. 10)
 {
 	sleep 0.5;

@@ -150,7 +150,7 @@ $redis->start;
 $cache->close;
 open_ok($cache, 'opened after a restart of the server');
 is($redis->ask(qw(GET inventory:k0)), '', 'a server that has been restarted forgets the values');
-my $set = open_ok(SinkDriver->new('redis', @at, mode => 'cache', cache => 'set', name => 'value:{key}', ttl => 100));
+my $set = open_ok(SinkDriver->new('redis', @at, mode => 'cache', cache => 'set', name => 'value:{key}', ttl => 100_000));
 $set->message(1, 'a', 'x', 'K', '', '{"n": 1}')->message(2, 'b', 'x', 'K', '', '{"n": 2}')->send;
 is($redis->ask('GET', 'value:K'), '{"n": 2}', 'cache = set keeps the last payload of a key');
 cmp_ok($redis->ask('TTL', 'value:K'), '>', 50, '... for some time');
