@@ -25,6 +25,7 @@ NEEDS_kafka = rdkafka
 PARTS_http = http_address http_signature
 PARTS_rabbitmq = amqp buffer connection option
 PARTS_redis = buffer connection option
+PARTS_kafka = kafka_producer
 
 # For a running server that preloads the library; `make test` starts its own.
 REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql)))
@@ -47,7 +48,7 @@ include $(PGXS)
 
 $(OBJS): $(wildcard src/*.h) Makefile
 
-PARTS_OF_SINKS = $(sort magic $(foreach sink,http rabbitmq redis,$(PARTS_$(sink))))
+PARTS_OF_SINKS = $(sort magic $(foreach sink,http rabbitmq redis kafka,$(PARTS_$(sink))))
 SOURCES_OF_SINKS = $(filter-out $(PARTS_OF_SINKS:%=src/sink/%.c),$(wildcard src/sink/*.c))
 SINKS := $(foreach sink,$(SOURCES_OF_SINKS:src/sink/%.c=%),\
 	$(shell pkg-config --exists $(NEEDS_$(sink)) && echo $(sink)))
