@@ -21,10 +21,13 @@ NEEDS_http = libcurl libcrypto
 NEEDS_rabbitmq = librabbitmq openssl
 NEEDS_redis = hiredis openssl
 NEEDS_kafka = rdkafka
+NEEDS_amqp_session = $(NEEDS_rabbitmq)
+NEEDS_redis_session = $(NEEDS_redis)
+NEEDS_kafka_producer = $(NEEDS_kafka)
 # Of what else a sink consists.
 PARTS_http = http_address http_signature
-PARTS_rabbitmq = amqp buffer connection option
-PARTS_redis = buffer connection option
+PARTS_rabbitmq = amqp_session buffer connection option
+PARTS_redis = redis_session buffer connection option
 PARTS_kafka = kafka_producer
 
 # For a running server that preloads the library; `make test` starts its own.

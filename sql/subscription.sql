@@ -149,6 +149,141 @@ COMMENT ON COLUMN inventory.message.attempt IS 'How often it has been tried, thi
 COMMENT ON COLUMN inventory.message.replayed IS 'Whether it comes from replay().';
 COMMENT ON COLUMN inventory.message.subscription IS 'The name of the subscription.';
 
+-- The functions run as their caller: whose rights count is who calls.
+
+CREATE FUNCTION inventory.subscribe(name text, topics text[], sink text, options jsonb DEFAULT '{}') RETURNS integer
+	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_subscribe';
+REVOKE ALL ON FUNCTION inventory.subscribe(text, text[], text, jsonb) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.subscribe(text, text[], text, jsonb) IS
+'Delivers the messages whose topics match one of the patterns ("*" one word, "#" any number) to a sink: function (option handler: schema.function), notify (option channel), or a foreign server. The caller owns the subscription and needs EXECUTE on the handler or USAGE on the server. Returns its number.';
+
+CREATE FUNCTION inventory.unsubscribe(name text) RETURNS void
+	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_unsubscribe';
+REVOKE ALL ON FUNCTION inventory.unsubscribe(text) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.unsubscribe(text) IS
+'Removes a subscription, what is parked and its dead letters.';
+
+CREATE FUNCTION inventory.pause(name text) RETURNS void
+	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_pause';
+REVOKE ALL ON FUNCTION inventory.pause(text) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.pause(text) IS
+'Stops delivering a subscription until resume(). What it has not had yet is kept.';
+
+CREATE FUNCTION inventory.resume(name text) RETURNS void
+	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_resume';
+REVOKE ALL ON FUNCTION inventory.resume(text) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.resume(text) IS
+'Goes on with a paused subscription, where it was; an error if its sink is gone or its owner may not use it any more.';
+
+CREATE FUNCTION inventory.seek(name text, "to" text) RETURNS void
+	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_seek';
+REVOKE ALL ON FUNCTION inventory.seek(text, text) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.seek(text, text) IS
+'Moves a subscription: to earliest (everything that is kept), now, or the messages since a time. What is parked stays parked. Positions go on higher than all before.';
+
+CREATE FUNCTION inventory.skip(name text, "position" bigint) RETURNS void
+	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_skip';
+REVOKE ALL ON FUNCTION inventory.skip(text, bigint) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.skip(text, bigint) IS
+'Gives a parked message up, so that those behind it with the same key go on. It is among the dead letters then.';
+
+CREATE FUNCTION inventory.redrive(name text, "position" bigint DEFAULT NULL) RETURNS bigint
+	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_redrive';
+REVOKE ALL ON FUNCTION inventory.redrive(text, bigint) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.redrive(text, bigint) IS
+'Tries dead messages again, at once and with as many attempts as a new one: all of the subscription, or the one at a position, which may also be a skipped or a parked one. Returns how many.';
+
+CREATE FUNCTION inventory.discard(name text, "position" bigint DEFAULT NULL) RETURNS bigint
+	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_discard';
+REVOKE ALL ON FUNCTION inventory.discard(text, bigint) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.discard(text, bigint) IS
+'Removes dead letters: all of the subscription, or the one at a position. Returns how many.';
+
+CREATE FUNCTION inventory.replay(name text, sink text, since timestamptz, until timestamptz DEFAULT NULL, options jsonb DEFAULT '{}') RETURNS text
+	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_replay';
+REVOKE ALL ON FUNCTION inventory.replay(text, text, timestamptz, timestamptz, jsonb) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.replay(text, text, timestamptz, timestamptz, jsonb) IS
+'Delivers the messages of a subscription once more, those published from since until before until (NULL: now), to another sink or the same, marked as replayed. The subscription itself goes on. Returns the name of the one that does it; it is finished when all has been delivered.';
+
+-- Where each subscription is.
+CREATE FUNCTION inventory.cursors() RETURNS SETOF inventory.delivery_cursor
+	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+	SELECT DISTINCT ON (c.subscription_id, c.slice) c.*
+	FROM inventory.delivery_cursor c
+	JOIN inventory.subscription s ON s.subscription_id = c.subscription_id AND c.slice < s.workers
+	ORDER BY c.subscription_id, c.slice, c.cursor_no DESC
+$$;
+REVOKE ALL ON FUNCTION inventory.cursors() FROM PUBLIC;
+COMMENT ON FUNCTION inventory.cursors() IS
+'The rows of delivery_cursor that count: the latest of each slice of each subscription.';
+
+-- Payloads are shown to the owner of the subscription, and to that of the
+-- extension; superusers have all roles.
+CREATE FUNCTION inventory.may_read(owner regrole) RETURNS boolean
+	LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT pg_has_role(owner::oid, 'USAGE')
+		OR pg_has_role((SELECT x.extowner FROM pg_extension x WHERE x.extname = 'inventory'), 'USAGE')
+$$;
+REVOKE ALL ON FUNCTION inventory.may_read(regrole) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.may_read(regrole) IS
+'The engine''s own: whether the caller sees the messages of an owner''s subscriptions.';
+
+CREATE VIEW inventory.parked WITH (security_barrier) AS
+SELECT s.name AS subscription, p.position, p.state, p.key, p.topic, p.attempts, p.due_at,
+	p.first_failed_at, p.last_failed_at, p.last_error, p.id, p.created_at, p.payload, p.headers
+FROM inventory.parked_message p
+JOIN inventory.subscription s USING (subscription_id)
+WHERE p.state IN ('retry', 'delayed', 'deferred') AND inventory.may_read(s.owner);
+COMMENT ON VIEW inventory.parked IS 'Messages that are to be delivered later: after a failure, or behind one with the same key. Of the caller''s subscriptions; all for the owner of the extension.';
+
+CREATE VIEW inventory.dead_letter WITH (security_barrier) AS
+SELECT s.name AS subscription, p.position, p.state, p.key, p.topic, p.attempts,
+	p.first_failed_at, p.last_failed_at, p.last_error, p.id, p.created_at, p.payload, p.headers
+FROM inventory.parked_message p
+JOIN inventory.subscription s USING (subscription_id)
+WHERE p.state IN ('dead', 'skipped') AND inventory.may_read(s.owner);
+COMMENT ON VIEW inventory.dead_letter IS 'Messages that were given up. Of the caller''s subscriptions; all for the owner of the extension.';
+
+DO $$
+DECLARE
+	col record;
+BEGIN
+	FOR col IN
+		SELECT v.viewname, c.name, c.comment
+		FROM (VALUES ('parked'), ('dead_letter')) v(viewname),
+			(VALUES ('subscription', 'The subscription.'),
+				('position', 'The message''s position in it; skip(), redrive() and discard() take it.'),
+				('state', 'retry: tried again at due_at; delayed: its time has not come; deferred: waits behind one with the same key; dead: given up; skipped: given up by skip().'),
+				('key', 'The message''s key.'),
+				('topic', 'Its topic.'),
+				('attempts', 'How often it has been tried.'),
+				('due_at', 'When it is tried next.'),
+				('first_failed_at', 'When it first failed.'),
+				('last_failed_at', 'When it last failed.'),
+				('last_error', 'Why it last failed.'),
+				('id', 'Its id.'),
+				('created_at', 'When it was published.'),
+				('payload', 'Its content.'),
+				('headers', 'Its headers.')) c(name, comment)
+	LOOP
+		IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = format('inventory.%I', col.viewname)::regclass AND a.attname = col.name) THEN
+			EXECUTE format('COMMENT ON COLUMN inventory.%I.%I IS %L', col.viewname, col.name, col.comment);
+		END IF;
+	END LOOP;
+END
+$$;
+
 SELECT pg_extension_config_dump('inventory.subscription', '');
 SELECT pg_extension_config_dump('inventory.subscription_subscription_id_seq', '');
 SELECT pg_extension_config_dump('inventory.delivery_cursor_0', '');

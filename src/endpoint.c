@@ -20,6 +20,8 @@
  */
 #include "postgres.h"
 
+#include <arpa/inet.h>
+#include <ctype.h>
 #include <sys/socket.h>
 
 #include "access/htup_details.h"
@@ -31,7 +33,6 @@
 #include "nodes/makefuncs.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/inet.h"
 #include "utils/inval.h"
 #include "utils/syscache.h"
 
@@ -363,20 +364,40 @@ endpoint_sink(const char *server)
 	return server_sink(GetForeignServerByName(server, false));
 }
 
+/* An address, or a network: an address and after a slash its bits. */
+static bool
+network_is_valid(const char *entry, int family, int bits)
+{
+	const char *slash = strchr(entry, '/');
+	unsigned char address[16];
+	char	   *end;
+	long		given;
+
+	if (slash == NULL)
+		return inet_pton(family, entry, address) == 1;
+	given = strtol(slash + 1, &end, 10);
+	return isdigit((unsigned char) slash[1]) && *end == '\0' && given <= bits &&
+		inet_pton(family, pnstrdup(entry, slash - entry), address) == 1;
+}
+
 /* One entry of inventory.http_allow: a name, *.name, an address, a network. */
 static bool
 allow_entry_is_valid(const char *entry)
 {
-	unsigned char address[16];
-
 	if (strchr(entry, ':') != NULL)
-		return pg_inet_net_pton(PGSQL_AF_INET6, entry, address, sizeof(address)) >= 0;
+		return network_is_valid(entry, AF_INET6, 128);
 	if (strchr(entry, '/') != NULL || entry[strspn(entry, "0123456789.")] == '\0')
-		return pg_inet_net_pton(PGSQL_AF_INET, entry, address, sizeof(address)) >= 0;
+		return network_is_valid(entry, AF_INET, 32);
 	if (strncmp(entry, "*.", 2) == 0)
 		entry += 2;
 	return entry[0] != '\0' && entry[0] != '.' &&
 		entry[strspn(entry, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_")] == '\0';
+}
+
+void
+endpoint_assign(const char *value, void *extra)
+{
+	changes++;
 }
 
 bool

@@ -16,6 +16,7 @@
 extern char *endpoint_http_allow;
 extern char *endpoint_secret_dir;
 extern bool endpoint_check_http_allow(char **value, void **extra, GucSource source);
+extern void endpoint_assign(const char *value, void *extra);
 
 /*
  * The options of a sink as it gets them, a List of SinkOption (sink/sink.h): of
@@ -34,7 +35,7 @@ extern void endpoint_check(Oid server, Oid user, Jsonb *options);
 /* The part of the library's name: "http", "rabbitmq", "redis", "kafka". */
 extern const char *endpoint_sink(const char *server);
 
-/* Goes up when any server or user mapping may have changed. */
+/* Goes up when any server, user mapping or setting may have changed. */
 extern uint64 endpoint_changes(void);
 
 #endif							/* INVENTORY_ENDPOINT_H */

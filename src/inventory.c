@@ -195,14 +195,14 @@ _PG_init(void)
 							   &endpoint_http_allow,
 							   "",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
-							   endpoint_check_http_allow, NULL, NULL);
+							   endpoint_check_http_allow, endpoint_assign, NULL);
 	DefineCustomStringVariable("inventory.secret_dir",
 							   "Sets the directory with the files that user mappings name secrets by.",
 							   "Empty for none.",
 							   &endpoint_secret_dir,
 							   "",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
-							   NULL, NULL, NULL);
+							   NULL, endpoint_assign, NULL);
 	MarkGUCPrefixReserved("inventory");
 
 	previous_shmem_request_hook = shmem_request_hook;

@@ -44,6 +44,7 @@
 
 #include "catalog.h"
 #include "clock.h"
+#include "cursor.h"
 #include "inventory.h"
 #include "maintenance.h"
 #include "partition.h"
@@ -238,6 +239,8 @@ maintenance_run(void)
 	TimestampTz now = GetCurrentTimestamp();
 	int64		removed = 0;
 
+	if (cursor_maintain() > 0)
+		return 1;
 	if (now >= look_due)
 	{
 		look_due = now + LOOK_PAUSE;

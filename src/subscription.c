@@ -57,7 +57,7 @@ read_topics(ArrayType *topics, Subscription *subscription)
 	subscription->interest = topic_interest(subscription->topics, count);
 }
 
-static SinkKind
+SinkKind
 sink_kind(const char *sink)
 {
 	return strcmp(sink, "function") == 0 ? SINK_KIND_FUNCTION :

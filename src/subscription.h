@@ -50,6 +50,9 @@ typedef struct Subscription
 	Jsonb	   *options;		/* all of them, those of the sink too */
 } Subscription;
 
+/* What the name of a sink stands for. */
+extern SinkKind sink_kind(const char *sink);
+
 /* Of one by its number, NULL if there is none; of all, a List of them.  In the
  * current memory context, as the latest snapshot sees them. */
 extern Subscription *subscription_find(int subscription_id);

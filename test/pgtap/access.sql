@@ -33,7 +33,7 @@ SELECT ok(NOT has_schema_privilege('public', 'inventory', 'USAGE') AND NOT has_s
 -- How functions run
 
 SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND NOT p.prosecdef$$,
-	ARRAY['available_of', 'grant_access', 'event_applied', 'available', 'on_hand', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'included', 'included_until', 'xid_ranges', 'progress_row', 'archive'], 'every function is SECURITY DEFINER, but the definition of available, grant_access(), and those in C that act as the owner only where they run SQL, what is inlined, and archive(), which commits');
+	ARRAY['available_of', 'grant_access', 'event_applied', 'available', 'on_hand', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'included', 'included_until', 'xid_ranges', 'progress_row', 'archive', 'http_validator', 'rabbitmq_validator', 'redis_validator', 'kafka_validator'], 'every function is SECURITY DEFINER, but those that ask who the caller is, the definition of available, grant_access(), and those in C that act as the owner only where they run SQL, what is inlined, and archive(), which commits');
 SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace
 		AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)$$,
 	ARRAY['available_of', 'event_applied', 'available', 'on_hand', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'included', 'included_until', 'xid_ranges', 'progress_row', 'archive'], 'every function has its search_path pinned, but those in C that look no name up, those whose names were bound when they were created, and archive(), which commits');

@@ -24,6 +24,9 @@ SELECT CASE c.relkind WHEN 'v' THEN 'view column' WHEN 'c' THEN 'type field' ELS
 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE c.relnamespace = 'inventory'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'c')
 UNION ALL
+SELECT 'foreign data wrapper', w.fdwname::text, obj_description(w.oid, 'pg_foreign_data_wrapper')
+FROM member m JOIN pg_foreign_data_wrapper w ON m.classid = 'pg_foreign_data_wrapper'::regclass AND w.oid = m.objid
+UNION ALL
 SELECT 'type', t.oid::regtype::text, obj_description(t.oid, 'pg_type')
 FROM member m JOIN pg_type t ON m.classid = 'pg_type'::regclass AND t.oid = m.objid
 WHERE t.typtype IN ('e', 'd', 'r') OR t.typtype = 'c' AND (SELECT relkind FROM pg_class WHERE oid = t.typrelid) = 'c'
@@ -38,7 +41,7 @@ SELECT 'partition', i.inhrelid::regclass::text, obj_description(i.inhrelid, 'pg_
 FROM pg_inherits i WHERE i.inhparent = 'inventory.event'::regclass;
 
 SELECT cmp_ok((SELECT count(*) FROM explained WHERE kind = e.kind), '>=', e.least, format('there is something to look at: %s', e.kind))
-FROM (VALUES ('function', 30::bigint), ('table', 7), ('view', 5), ('column', 60), ('view column', 40), ('type field', 9), ('type', 3), ('index', 15), ('partition', 4)) e(kind, least);
+FROM (VALUES ('function', 30::bigint), ('table', 7), ('view', 5), ('column', 60), ('view column', 40), ('type field', 9), ('type', 3), ('foreign data wrapper', 4), ('index', 15), ('partition', 4)) e(kind, least);
 SELECT ok(length(e.comment) > 3, format('%s %s has a comment', e.kind, e.name)) FROM explained e ORDER BY e.kind, e.name;
 SELECT is_empty($$SELECT name FROM explained WHERE kind = 'index' AND comment NOT LIKE 'Query: %'$$, 'the comment of an index names its query');
 SELECT * FROM finish();

@@ -1,0 +1,539 @@
+/*-------------------------------------------------------------------------
+ *
+ * rabbitmq.c
+ *		Messages to RabbitMQ, each confirmed by the server.
+ *
+ * Messages are persistent and published on a channel in confirm mode: the server
+ * answers each with an ack once the queues that it goes to have it, on disk if
+ * they are durable.  Many are on their way at a time.  One that goes to no queue
+ * comes back (mandatory) and is dead at once.
+ *
+ * A message that the server refuses (nack) may be followed by one that it takes,
+ * so a call must have each key once: .in_order is false.
+ *
+ * When a message is such that the server closes the channel, it does not say
+ * which.  Then the channel is opened again and what was not confirmed is sent
+ * again, one message at a time: the one that closes it again is dead.  Those that
+ * the server had taken before it closed the channel are duplicates then, with
+ * the same message id.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "amqp_session.h"
+#include "option.h"
+
+#define CHANNEL 1
+#define OPEN_MS 10000
+
+/* So much is encoded ahead of what the socket takes. */
+#define OUTPUT_SIZE (1024 * 1024)
+
+/* Of exchanges, routing keys, message ids and names of headers, in bytes. */
+#define LONGEST_NAME 255
+
+/* The headers that the envelope needs at most. */
+#define ENVELOPE_HEADERS 13
+
+#define DEDUPLICATION_HEADER "x-deduplication-header"
+
+typedef struct RabbitMQ
+{
+	AmqpSession session;
+	char	   *exchange;
+	char	   *routing_key;	/* a pattern */
+	char	   *subscription;	/* its name, or NULL */
+	bool		mandatory;
+	long		timeout_ms;
+	uint64_t	last_tag;		/* of the messages published on this channel */
+	Buffer		key;			/* a routing key, for a moment */
+	amqp_table_entry_t *headers;
+	int			headers_size;
+} RabbitMQ;
+
+/* What has become of the messages of a call. */
+typedef struct Batch
+{
+	SinkMessage *messages;
+	int			count;
+	bool	   *confirmed;		/* or never to be sent */
+	int		   *published;		/* messages in the order of their tags */
+	int			published_count;
+	int			oldest;			/* in published: before it, all are confirmed */
+	uint64_t	first_tag;		/* of published[0] */
+	int			next;			/* message to be published */
+	int			waiting;		/* published and not confirmed */
+	SinkVerdict returned_verdict;	/* of the message that comes back next */
+	char		why_returned[SINK_ERROR_LENGTH];
+	bool		one_by_one;
+	long		until;
+} Batch;
+
+static void *rabbitmq_open(const SinkOption *options, int count, const SinkHost *host,
+						   SinkVerdict *verdict, char *error);
+static SinkVerdict rabbitmq_send(void *sink, SinkMessage *messages, int count, char *error);
+static bool rabbitmq_idle(void *sink);
+static void rabbitmq_close(void *sink);
+
+static bool open_channel(RabbitMQ *rabbitmq);
+static bool publish(RabbitMQ *rabbitmq, SinkMessage *message);
+static bool take_frame(RabbitMQ *rabbitmq, Batch *batch, const amqp_frame_t *frame);
+static bool start_again(RabbitMQ *rabbitmq, Batch *batch, const amqp_channel_close_t *why);
+
+static const SinkRoutine routine = {
+	.abi = SINK_ABI,
+	.name = "rabbitmq",
+	.in_order = false,
+	.open = rabbitmq_open,
+	.send = rabbitmq_send,
+	.idle = rabbitmq_idle,
+	.close = rabbitmq_close,
+};
+
+const SinkRoutine *
+inventory_sink_routine(void)
+{
+	return &routine;
+}
+
+static char *
+copy_option(const SinkOption *options, int count, const char *name, const char *otherwise)
+{
+	const char *value = option_text(options, count, name);
+
+	return value || otherwise ? strdup(value ? value : otherwise) : NULL;
+}
+
+static void *
+rabbitmq_open(const SinkOption *options, int count, const SinkHost *host,
+			  SinkVerdict *verdict, char *error)
+{
+	RabbitMQ   *rabbitmq = calloc(1, sizeof(RabbitMQ));
+
+	*verdict = SINK_RETRY_SINK;
+	if (rabbitmq == NULL)
+	{
+		sink_error(error, "out of memory");
+		return NULL;
+	}
+	rabbitmq->exchange = copy_option(options, count, "exchange", "");
+	rabbitmq->routing_key = copy_option(options, count, "routing_key", "{topic}");
+	rabbitmq->subscription = copy_option(options, count, "subscription", NULL);
+	rabbitmq->mandatory = option_switch(options, count, "mandatory", true);
+	rabbitmq->timeout_ms = option_time(options, count, "timeout", 30000);
+	if (rabbitmq->exchange == NULL || rabbitmq->routing_key == NULL)
+		sink_error(error, "out of memory");
+	else if (session_open(&rabbitmq->session, options, count, host, error) && open_channel(rabbitmq))
+		return rabbitmq;
+	else
+		*verdict = rabbitmq->session.verdict;
+	rabbitmq_close(rabbitmq);
+	return NULL;
+}
+
+/* That there is such an exchange is asked before a message depends on it. */
+static bool
+open_channel(RabbitMQ *rabbitmq)
+{
+	AmqpSession *session = &rabbitmq->session;
+	long		until = connection_time() + OPEN_MS;
+	amqp_channel_open_t open = {0};
+	amqp_confirm_select_t select = {0};
+	amqp_exchange_declare_t exists = {
+		.exchange = amqp_cstring_bytes(rabbitmq->exchange),
+		.type = amqp_cstring_bytes("direct"),
+		.passive = 1,
+	};
+
+	rabbitmq->last_tag = 0;
+	session_write_method(session, CHANNEL, AMQP_CHANNEL_OPEN_METHOD, &open);
+	if (session_expect(session, CHANNEL, AMQP_CHANNEL_OPEN_OK_METHOD, until) == NULL)
+		return false;
+	session_write_method(session, CHANNEL, AMQP_CONFIRM_SELECT_METHOD, &select);
+	if (session_expect(session, CHANNEL, AMQP_CONFIRM_SELECT_OK_METHOD, until) == NULL)
+		return false;
+	if (rabbitmq->exchange[0] == '\0')
+		return true;
+	session_write_method(session, CHANNEL, AMQP_EXCHANGE_DECLARE_METHOD, &exists);
+	return session_expect(session, CHANNEL, AMQP_EXCHANGE_DECLARE_OK_METHOD, until) != NULL;
+}
+
+static bool
+rabbitmq_idle(void *sink)
+{
+	RabbitMQ   *rabbitmq = sink;
+
+	return session_keep_alive(&rabbitmq->session);
+}
+
+static void
+rabbitmq_close(void *sink)
+{
+	RabbitMQ   *rabbitmq = sink;
+
+	session_close(&rabbitmq->session);
+	buffer_free(&rabbitmq->key);
+	free(rabbitmq->headers);
+	free(rabbitmq->exchange);
+	free(rabbitmq->routing_key);
+	free(rabbitmq->subscription);
+	free(rabbitmq);
+}
+
+static void
+refuse(SinkMessage *message, SinkVerdict verdict, const char *why)
+{
+	message->verdict = verdict;
+	sink_error(message->error, "%s", why);
+}
+
+static bool
+allocate_batch(Batch *batch)
+{
+	batch->confirmed = calloc(batch->count, sizeof(bool));
+	batch->published = calloc(batch->count, sizeof(int));
+	return batch->confirmed != NULL && batch->published != NULL;
+}
+
+static void
+free_batch(Batch *batch)
+{
+	free(batch->confirmed);
+	free(batch->published);
+}
+
+/* Publishes as much as may be on its way now. */
+static void
+publish_some(RabbitMQ *rabbitmq, Batch *batch)
+{
+	AmqpSession *session = &rabbitmq->session;
+
+	while (batch->next < batch->count && !session->blocked &&
+		   !(batch->one_by_one && batch->waiting > 0) &&
+		   buffer_left(connection_output(session->connection)) < OUTPUT_SIZE)
+	{
+		int			i = batch->next++;
+
+		if (batch->confirmed[i])
+			continue;
+		if (publish(rabbitmq, &batch->messages[i]))
+		{
+			rabbitmq->last_tag++;
+			batch->published[batch->published_count++] = i;
+			batch->waiting++;
+		}
+		else
+			batch->confirmed[i] = true;
+	}
+}
+
+static bool
+no_answer(RabbitMQ *rabbitmq)
+{
+	if (rabbitmq->session.blocked)
+		return session_fail(&rabbitmq->session, SINK_RETRY_SINK, "the server takes no messages: %s",
+							rabbitmq->session.why_blocked);
+	return session_fail(&rabbitmq->session, SINK_RETRY_SINK, "no confirmation for %ld ms",
+						rabbitmq->timeout_ms);
+}
+
+static bool
+send_batch(RabbitMQ *rabbitmq, Batch *batch)
+{
+	batch->first_tag = rabbitmq->last_tag + 1;
+	batch->until = connection_time() + rabbitmq->timeout_ms;
+	for (;;)
+	{
+		amqp_frame_t frame;
+
+		publish_some(rabbitmq, batch);
+		if (batch->next == batch->count && batch->waiting == 0)
+			return true;
+		switch (session_next(&rabbitmq->session, batch->until, &frame))
+		{
+			case AMQP_NEXT_FRAME:
+				if (!take_frame(rabbitmq, batch, &frame))
+					return false;
+				break;
+			case AMQP_NEXT_WRITTEN:
+				break;
+			case AMQP_NEXT_TIMEOUT:
+				return no_answer(rabbitmq);
+			case AMQP_NEXT_FAILED:
+				return false;
+		}
+	}
+}
+
+static SinkVerdict
+rabbitmq_send(void *sink, SinkMessage *messages, int count, char *error)
+{
+	RabbitMQ   *rabbitmq = sink;
+	AmqpSession *session = &rabbitmq->session;
+	Batch		batch = {.messages = messages, .count = count};
+
+	session->error = error;
+	for (int i = 0; i < count; i++)
+		messages[i].verdict = SINK_NOT_SENT;
+	if (session->broken)
+		session_fail(session, SINK_RETRY_SINK, "the connection has been lost");
+	else if (!allocate_batch(&batch))
+		session_fail(session, SINK_RETRY_SINK, "out of memory");
+	else if (send_batch(rabbitmq, &batch))
+		session->verdict = SINK_OK;
+	free_batch(&batch);
+	return session->verdict;
+}
+
+/* ---------- Publishing ---------- */
+
+static void
+add_header(RabbitMQ *rabbitmq, amqp_table_t *table, const char *name, const char *value)
+{
+	amqp_table_entry_t *entry;
+
+	if (value == NULL)
+		return;
+	entry = &rabbitmq->headers[table->num_entries++];
+	entry->key = amqp_cstring_bytes(name);
+	entry->value.kind = AMQP_FIELD_KIND_UTF8;
+	entry->value.value.bytes = amqp_cstring_bytes(value);
+}
+
+static bool
+is_ours(const char *name)
+{
+	return strncasecmp(name, "cloudEvents_", 12) == 0 || strncasecmp(name, "cloudEvents:", 12) == 0 ||
+		strcasecmp(name, DEDUPLICATION_HEADER) == 0;
+}
+
+static bool
+make_room_for_headers(RabbitMQ *rabbitmq, int count)
+{
+	amqp_table_entry_t *headers;
+
+	if (count <= rabbitmq->headers_size)
+		return true;
+	headers = realloc(rabbitmq->headers, count * sizeof(amqp_table_entry_t));
+	if (headers == NULL)
+		return false;
+	rabbitmq->headers = headers;
+	rabbitmq->headers_size = count;
+	return true;
+}
+
+/* CloudEvents in binary mode, and what the publisher gave as it is. */
+static const char *
+add_headers(RabbitMQ *rabbitmq, const SinkMessage *message, const char *number, amqp_table_t *table)
+{
+	if (!make_room_for_headers(rabbitmq, ENVELOPE_HEADERS + message->header_count))
+		return "out of memory";
+	table->entries = rabbitmq->headers;
+	add_header(rabbitmq, table, "cloudEvents_specversion", "1.0");
+	add_header(rabbitmq, table, "cloudEvents_id", message->id);
+	add_header(rabbitmq, table, "cloudEvents_source", message->source);
+	add_header(rabbitmq, table, "cloudEvents_type", message->topic);
+	add_header(rabbitmq, table, "cloudEvents_subject", message->key);
+	add_header(rabbitmq, table, "cloudEvents_partitionkey", message->key);
+	add_header(rabbitmq, table, "cloudEvents_time", message->time);
+	add_header(rabbitmq, table, "cloudEvents_sequence", message->sequence);
+	add_header(rabbitmq, table, "cloudEvents_messagenumber", number);
+	add_header(rabbitmq, table, "cloudEvents_subscription", rabbitmq->subscription);
+	add_header(rabbitmq, table, "cloudEvents_replayed", message->replayed ? "true" : NULL);
+	add_header(rabbitmq, table, DEDUPLICATION_HEADER, message->id);
+	for (int i = 0; i < message->header_count; i++)
+	{
+		if (strlen(message->headers[i].name) > LONGEST_NAME)
+			return "the name of a header is longer than 255 bytes";
+		if (!is_ours(message->headers[i].name))
+			add_header(rabbitmq, table, message->headers[i].name, message->headers[i].value);
+	}
+	return NULL;
+}
+
+/* The routing key in rabbitmq->key; NULL, or why there is none. */
+static const char *
+find_routing_key(RabbitMQ *rabbitmq, const SinkMessage *message)
+{
+	buffer_clear(&rabbitmq->key);
+	if (!name_of_message(rabbitmq->routing_key, message, &rabbitmq->key))
+		return "the message has no key or SKU, which the routing key needs";
+	if (buffer_left(&rabbitmq->key) > LONGEST_NAME)
+		return "the routing key is longer than 255 bytes";
+	return NULL;
+}
+
+/* Encodes it; false with the message's verdict if it can never be sent. */
+static bool
+publish(RabbitMQ *rabbitmq, SinkMessage *message)
+{
+	Buffer	   *output = connection_output(rabbitmq->session.connection);
+	size_t		before;
+	char		number[24];
+	amqp_basic_properties_t properties = {
+		._flags = AMQP_BASIC_CONTENT_TYPE_FLAG | AMQP_BASIC_HEADERS_FLAG |
+		AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_MESSAGE_ID_FLAG |
+		AMQP_BASIC_TYPE_FLAG | AMQP_BASIC_APP_ID_FLAG,
+		.content_type = amqp_cstring_bytes("application/json"),
+		.delivery_mode = AMQP_DELIVERY_PERSISTENT,
+		.message_id = amqp_cstring_bytes(message->id),
+		.type = amqp_cstring_bytes(message->topic),
+		.app_id = amqp_cstring_bytes("inventory"),
+	};
+	amqp_basic_publish_t method = {
+		.exchange = amqp_cstring_bytes(rabbitmq->exchange),
+		.mandatory = rabbitmq->mandatory,
+	};
+	const char *why = find_routing_key(rabbitmq, message);
+
+	snprintf(number, sizeof(number), "%lld", (long long) message->number);
+	if (why == NULL)
+		why = add_headers(rabbitmq, message, number, &properties.headers);
+	if (why != NULL)
+	{
+		refuse(message, SINK_FAIL_MESSAGE, why);
+		return false;
+	}
+	method.routing_key.bytes = rabbitmq->key.data;
+	method.routing_key.len = buffer_left(&rabbitmq->key);
+	before = buffer_left(output);
+	session_write_method(&rabbitmq->session, CHANNEL, AMQP_BASIC_PUBLISH_METHOD, &method);
+	if (session_write_content(&rabbitmq->session, CHANNEL, &properties,
+							  message->data ? message->data : "null",
+							  message->data ? message->data_length : 4))
+		return true;
+	output->length = output->start + before;
+	refuse(message, SINK_FAIL_MESSAGE, "the headers are larger than a frame");
+	return false;
+}
+
+/* ---------- What the server says ---------- */
+
+/* The message of a tag is no longer waited for. */
+static void
+settle(Batch *batch, int place, bool taken)
+{
+	int			i = batch->published[place];
+
+	if (batch->confirmed[i])
+		return;
+	batch->confirmed[i] = true;
+	batch->waiting--;
+	if (batch->messages[i].verdict != SINK_NOT_SENT)
+		return;					/* it has come back */
+	if (taken)
+		batch->messages[i].verdict = SINK_OK;
+	else
+		refuse(&batch->messages[i], SINK_RETRY_MESSAGE, "the server has refused the message (basic.nack)");
+}
+
+static void
+confirm(RabbitMQ *rabbitmq, Batch *batch, uint64_t tag, bool multiple, bool taken)
+{
+	int			place;
+
+	if (tag > rabbitmq->last_tag || (tag != 0 && tag < batch->first_tag))
+		return;
+	/* With "multiple", 0 stands for all. */
+	place = tag == 0 ? batch->published_count - 1 : (int) (tag - batch->first_tag);
+	if (multiple)
+		for (int i = batch->oldest; i < place; i++)
+			settle(batch, i, taken);
+	if (place >= 0 && place < batch->published_count)
+		settle(batch, place, taken);
+	while (batch->oldest < batch->published_count &&
+		   batch->confirmed[batch->published[batch->oldest]])
+		batch->oldest++;
+	batch->until = connection_time() + rabbitmq->timeout_ms;
+}
+
+/* A message comes back before it is confirmed, as its properties tell. */
+static void
+take_returned(Batch *batch, const amqp_basic_properties_t *properties)
+{
+	for (int place = batch->oldest; place < batch->published_count; place++)
+	{
+		SinkMessage *message = &batch->messages[batch->published[place]];
+
+		if (message->verdict == SINK_NOT_SENT && strlen(message->id) == properties->message_id.len &&
+			memcmp(message->id, properties->message_id.bytes, properties->message_id.len) == 0)
+		{
+			message->verdict = batch->returned_verdict;
+			memcpy(message->error, batch->why_returned, SINK_ERROR_LENGTH);
+			return;
+		}
+	}
+}
+
+static void
+note_return(Batch *batch, const amqp_basic_return_t *returned)
+{
+	batch->returned_verdict = returned->reply_code == AMQP_NO_ROUTE ? SINK_FAIL_MESSAGE : SINK_RETRY_MESSAGE;
+	sink_error(batch->why_returned, "returned by the exchange \"%.*s\", routing key \"%.*s\": %.*s",
+			   (int) returned->exchange.len, (char *) returned->exchange.bytes,
+			   (int) returned->routing_key.len, (char *) returned->routing_key.bytes,
+			   (int) returned->reply_text.len, (char *) returned->reply_text.bytes);
+}
+
+static bool
+take_frame(RabbitMQ *rabbitmq, Batch *batch, const amqp_frame_t *frame)
+{
+	void	   *method = frame->payload.method.decoded;
+
+	if (frame->frame_type == AMQP_FRAME_HEADER)
+		take_returned(batch, frame->payload.properties.decoded);
+	if (frame->frame_type != AMQP_FRAME_METHOD)
+		return true;
+	switch (frame->payload.method.id)
+	{
+		case AMQP_BASIC_ACK_METHOD:
+			confirm(rabbitmq, batch, ((amqp_basic_ack_t *) method)->delivery_tag,
+					((amqp_basic_ack_t *) method)->multiple, true);
+			break;
+		case AMQP_BASIC_NACK_METHOD:
+			confirm(rabbitmq, batch, ((amqp_basic_nack_t *) method)->delivery_tag,
+					((amqp_basic_nack_t *) method)->multiple, false);
+			break;
+		case AMQP_BASIC_RETURN_METHOD:
+			note_return(batch, method);
+			break;
+		case AMQP_CHANNEL_CLOSE_METHOD:
+			return start_again(rabbitmq, batch, method);
+	}
+	return true;
+}
+
+/* The server has closed the channel: because of the sink, or of a message. */
+static bool
+start_again(RabbitMQ *rabbitmq, Batch *batch, const amqp_channel_close_t *why)
+{
+	SinkVerdict verdict = session_verdict(why->reply_code, why->reply_text);
+	char		text[SINK_ERROR_LENGTH];
+	amqp_channel_close_ok_t ok = {0};
+
+	sink_error(text, "%.*s", (int) why->reply_text.len, (char *) why->reply_text.bytes);
+	if (verdict != SINK_FAIL_MESSAGE)
+		return session_fail(&rabbitmq->session, verdict, "%s", text);
+	for (int place = batch->oldest; batch->one_by_one && place < batch->published_count; place++)
+	{
+		int			i = batch->published[place];
+
+		if (batch->confirmed[i])
+			continue;
+		batch->confirmed[i] = true;
+		refuse(&batch->messages[i], SINK_FAIL_MESSAGE, text);
+	}
+	/* Frames of the old channel that are still to be written come before this, and
+	 * the server passes over them. */
+	session_write_method(&rabbitmq->session, CHANNEL, AMQP_CHANNEL_CLOSE_OK_METHOD, &ok);
+	if (!open_channel(rabbitmq))
+		return false;
+	batch->one_by_one = true;
+	batch->next = batch->published_count = batch->oldest = batch->waiting = 0;
+	batch->first_tag = 1;
+	return true;
+}
