@@ -316,6 +316,8 @@ catalog_find_relations(void)
 	r->subscription_sequence = get_relname_relid("subscription_subscription_id_seq", schema);
 	r->cursor[0] = get_relname_relid("delivery_cursor_0", schema);
 	r->cursor[1] = get_relname_relid("delivery_cursor_1", schema);
+	r->command_result = get_relname_relid("command_result", schema);
+	r->command_result_key = get_relname_relid("command_result_pkey", schema);
 	r->event_types = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
 									 CStringGetDatum("event_type"),
 									 ObjectIdGetDatum(schema));

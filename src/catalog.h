@@ -39,6 +39,8 @@ typedef struct CatalogRelations
 	Oid			subscription_key;
 	Oid			subscription_sequence;
 	Oid			cursor[2];
+	Oid			command_result;
+	Oid			command_result_key;
 	Oid			request;
 	Oid			request_key;
 	Oid			reservation;

@@ -294,12 +294,15 @@ note_of(Delivery *delivery, DeliveryItem *item)
 	const Subscription *subscription = delivery->subscription;
 	ParkedNote	note = {PARKED_DEFERRED, 0, item->error};
 	int			attempts = item->message.attempts + 1;
+	int			most = subscription->max_attempts;
 	int64		wait;
 
+	if (subscription->kind == SINK_KIND_COMMAND)
+		most = command_max_attempts(&item->message, most);
 	switch (item->outcome)
 	{
 		case OUTCOME_RETRY:
-			note.state = attempts < subscription->max_attempts ? PARKED_RETRY : PARKED_DEAD;
+			note.state = attempts < most ? PARKED_RETRY : PARKED_DEAD;
 			wait = Max(subscription_backoff_ms(subscription, attempts), item->retry_after_ms);
 			note.due_at = TimestampTzPlusMilliseconds(clock_time(), wait);
 			break;
@@ -333,7 +336,7 @@ settle_failed(Delivery *delivery, DeliveryItem *item)
 		return;
 	delivery->count.dead++;
 	if (delivery->subscription->kind == SINK_KIND_COMMAND)
-		command_dead(&item->message, item->error);
+		command_dead(&item->message, item->error, item->sqlerrcode);
 	else
 		announce_dead(delivery, item);
 }

@@ -32,6 +32,7 @@ typedef struct DeliveryItem
 	TimestampTz due_at;
 	int64		retry_after_ms; /* at least; or 0 */
 	const char *error;			/* or NULL */
+	int			sqlerrcode;		/* of a handler; or 0 */
 } DeliveryItem;
 
 /* What settling has come to. */

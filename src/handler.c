@@ -63,7 +63,6 @@ struct Handler
 {
 	const Subscription *subscription;
 	MemoryContext context;		/* of one chunk */
-	MemoryContext caller;		/* of what outlives it */
 	FmgrInfo	function;
 	TupleDesc	descriptor;
 	int			chunk;
@@ -188,14 +187,8 @@ handle_one(Handler *handler, DeliveryItem *item)
 		item->outcome = OUTCOME_DONE;
 	}
 	else
-	{
-		char	   *reason = NULL;
-		CommandOutcome outcome = command_execute(&item->message, &item->due_at, &reason);
-
-		item->outcome = outcome == COMMAND_DONE ? OUTCOME_DONE :
-			outcome == COMMAND_LATER ? OUTCOME_LATER : OUTCOME_DEAD;
-		item->error = reason ? MemoryContextStrdup(handler->caller, reason) : NULL;
-	}
+		item->outcome = command_execute(&item->message, &item->due_at) == COMMAND_DONE ?
+			OUTCOME_DONE : OUTCOME_LATER;
 	PopActiveSnapshot();
 }
 
@@ -256,7 +249,6 @@ chunk_try(Handler *handler, DeliveryItem *items, int count, ChunkError *error)
 	bool		timed;
 	volatile bool succeeded = false;
 
-	handler->caller = caller;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(handler->context);
 	timeout_begin(handler, &timed);
@@ -310,6 +302,14 @@ is_conflict(int sqlerrcode)
 		sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
 }
 
+/* It is no use to try again. */
+static bool
+is_final(const Handler *handler, int sqlerrcode)
+{
+	return handler->subscription->kind == SINK_KIND_COMMAND ?
+		command_error_is_final(sqlerrcode) : sqlerrcode == ERRCODE_IV_MESSAGE_REFUSED;
+}
+
 static void
 handle_alone(Handler *handler, DeliveryItem *item)
 {
@@ -326,9 +326,9 @@ handle_alone(Handler *handler, DeliveryItem *item)
 	if (!handler_is_message_error(error.sqlerrcode))
 		ereport(ERROR,
 				(errcode(error.sqlerrcode), errmsg_internal("%s", error.message)));
-	item->outcome = error.sqlerrcode == ERRCODE_IV_MESSAGE_REFUSED ?
-		OUTCOME_DEAD : OUTCOME_RETRY;
+	item->outcome = is_final(handler, error.sqlerrcode) ? OUTCOME_DEAD : OUTCOME_RETRY;
 	item->error = error.message;
+	item->sqlerrcode = error.sqlerrcode;
 }
 
 /* Whether an earlier message with the key has just failed. */

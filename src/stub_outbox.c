@@ -1,4 +1,4 @@
-/* Goes when outbox.c and command.c come. */
+/* Goes when outbox.c comes. */
 #include "postgres.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
@@ -8,7 +8,6 @@
 #include "utils/lsyscache.h"
 #include "catalog.h"
 #include "clock.h"
-#include "command.h"
 #include "delivery_slot.h"
 #include "outbox.h"
 #include "row.h"
@@ -65,15 +64,6 @@ inventory_stub_publish(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_INT64(append(PG_GETARG_TEXT_PP(0), PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1),
 						   PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2), PG_ARGISNULL(3) ? NULL : PG_GETARG_JSONB_P(3)));
-}
-CommandOutcome
-command_execute(const Message *message, TimestampTz *due_at, char **reason)
-{
-	return COMMAND_DONE;
-}
-void
-command_dead(const Message *message, const char *reason)
-{
 }
 void __attribute__((weak)) subscription_check_owner(const Subscription *subscription);
 void __attribute__((weak)) subscription_check_owner(const Subscription *subscription) {}
