@@ -262,9 +262,16 @@ at_once(by('three', q{SELECT inventory.unsubscribe('slow')}), 'and removed');
 hangs('four');
 at_once(by('postgres', 'ALTER DATABASE four RENAME TO five'), 'a database is renamed');
 hangs('six');
-at_once(by('postgres', 'ALTER SYSTEM SET inventory.workers = off; SELECT pg_reload_conf()'), 'workers are switched off');
-until_true(q{NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'inventory delivery')}, 'and are gone');
-$node->safe_psql('postgres', 'ALTER SYSTEM RESET inventory.workers; SELECT pg_reload_conf()');
+at_once(
+	sub {
+		$node->safe_psql('postgres', 'ALTER SYSTEM SET inventory.workers = off');
+		$node->reload;
+		$node->poll_query_until('postgres', q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'inventory delivery')});
+		return '';
+	},
+	'workers are switched off');
+$node->safe_psql('postgres', 'ALTER SYSTEM RESET inventory.workers');
+$node->reload;
 hangs('seven');
 at_once(sub { $node->stop('fast'); return '' }, 'the server is stopped');
 $node->start;
