@@ -45,6 +45,8 @@ typedef struct CatalogRelations
 	Oid			outbox[OUTBOX_SEGMENTS];
 	Oid			outbox_xid[OUTBOX_SEGMENTS];
 	Oid			outbox_segment;
+	Oid			command_result;
+	Oid			command_result_key;
 	Oid			request;
 	Oid			request_key;
 	Oid			reservation;
