@@ -116,7 +116,7 @@ is($request->{headers}{authorization}, 'Basic aG9vay11c2VyOmhvb2stcGFzc3dvcmQ=',
 is(decode_json($request->{body})->{event_id}, $event, 'and the event as the body');
 
 my $message = $node->safe_psql('postgres', q{SET ROLE shop; SELECT inventory.subscribe('own', ARRAY['shop.#'], 'hook', '{"mode": "structured"}');
-	SELECT inventory.publish('shop.order.paid', 'order-1', '{"total": 12}', '{"x-trace": "4711", "authorization": "none"}')});
+	RESET ROLE; SELECT inventory.publish('shop.order.paid', 'order-1', '{"total": 12}', '{"x-trace": "4711", "authorization": "none"}')});
 $message =~ s/^.*\n//s;
 comes_structured('shop.order.paid', 'a published message comes');
 ($request) = grep { $_->{body} =~ /shop.order.paid/ } $receiver->requests;
@@ -129,6 +129,7 @@ is($request->{headers}{'x-trace'}, '4711', 'its headers are sent');
 is($request->{headers}{authorization}, 'Basic aG9vay11c2VyOmhvb2stcGFzc3dvcmQ=', 'but none of them replaces the credentials');
 is($request->{verified}, 1, 'and it is signed');
 $node->safe_psql('postgres', q{SET ROLE shop; SELECT inventory.unsubscribe('own')});
+$receiver->forget;
 
 my $rolled_back = $node->safe_psql('postgres', q{BEGIN; SELECT inventory.receive('sku-1', 'L', 1); ROLLBACK;});
 $event = receive(1);
