@@ -55,9 +55,8 @@ finish_publishers($publishers, sub {
 		}
 		elsif ($what == 3)
 		{
-			my $pid = $node->safe_psql('postgres', "SELECT pid FROM inventory.stat_delivery WHERE pid IS NOT NULL LIMIT 1");
-			kill 'KILL', $pid if $pid;
-			$node->poll_query_until('postgres', 'SELECT true');
+			my ($status, $pid) = $node->psql('postgres', 'SELECT pid FROM inventory.stat_delivery WHERE pid IS NOT NULL LIMIT 1');
+			kill 'KILL', $pid if $status == 0 && $pid;
 		}
 		else
 		{
@@ -65,6 +64,7 @@ finish_publishers($publishers, sub {
 			$node->start;
 		}
 	});
+$node->poll_query_until('postgres', 'SELECT true');
 my $count = $node->safe_psql('postgres', 'SELECT count(*) FROM sent');
 cmp_ok($rounds, '>=', 5, "Redis, the delivery process and PostgreSQL were killed ($rounds times)");
 cmp_ok($count, '>', 500, "while $count messages were published");
