@@ -144,7 +144,6 @@ sink_prepare(DeliverySink *sink, const Subscription *subscription)
 	if (sink->routine && sink->options && sink->endpoint_changes == changes)
 		return;
 	sink_close(sink);
-	sink->options = NULL;
 	sink->routine = sink_load(endpoint_sink(subscription->sink));
 	sink_read_options(sink, subscription);
 	sink->endpoint_changes = changes;
@@ -272,12 +271,15 @@ sink_messages(const Subscription *subscription, const DeliveryItem *items, int c
 
 /* ---- Sending ---- */
 
+/* Before it is opened again, sink_prepare() reads the options: a secret may have
+ * been changed in its file. */
 void
 sink_close(DeliverySink *sink)
 {
 	if (sink->connection)
 		sink->routine->close(sink->connection);
 	sink->connection = NULL;
+	sink->options = NULL;
 }
 
 static bool
@@ -287,6 +289,8 @@ sink_open(DeliverySink *sink, SinkResult *result)
 		return true;
 	sink->connection = sink->routine->open(sink->options, sink->option_count, &host,
 										   &result->verdict, result->error);
+	if (sink->connection == NULL)
+		sink->options = NULL;
 	return sink->connection != NULL;
 }
 

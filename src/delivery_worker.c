@@ -306,8 +306,12 @@ prepare(void)
 	preparing = true;
 	if (delivery.subscription->kind == SINK_KIND_SERVER)
 		sink_prepare(&sink, delivery.subscription);
-	else if (handler == NULL)
-		handler = handler_begin(delivery.subscription);
+	else
+	{
+		if (handler == NULL)
+			handler = handler_begin(delivery.subscription);
+		handler_prepare(handler);
+	}
 	preparing = false;
 	MemoryContextSwitchTo(old);
 }

@@ -64,6 +64,7 @@ struct Handler
 	const Subscription *subscription;
 	MemoryContext context;		/* of one chunk */
 	MemoryContext caller;		/* of what outlives it */
+	MemoryContext function_context; /* of one transaction */
 	FmgrInfo	function;
 	TupleDesc	descriptor;
 	int			chunk;
@@ -98,18 +99,6 @@ handler_function(const Subscription *subscription, Oid type)
 	return function;
 }
 
-static void
-handler_find(Handler *handler)
-{
-	Oid			schema = get_namespace_oid("inventory", false);
-	Oid			type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
-									   CStringGetDatum("message"),
-									   ObjectIdGetDatum(schema));
-
-	fmgr_info(handler_function(handler->subscription, type), &handler->function);
-	handler->descriptor = BlessTupleDesc(lookup_rowtype_tupdesc_copy(type, -1));
-}
-
 /* In the current memory context. */
 Handler *
 handler_begin(const Subscription *subscription)
@@ -120,17 +109,39 @@ handler_begin(const Subscription *subscription)
 	handler->chunk = 1;
 	handler->context = AllocSetContextCreate(CurrentMemoryContext, "inventory handler",
 											 ALLOCSET_DEFAULT_SIZES);
-	if (subscription->kind == SINK_KIND_FUNCTION)
-	{
-		if (!OidIsValid(subscription->owner) ||
-			!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(subscription->owner)))
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("the owner of subscription \"%s\" does not exist any more",
-							subscription->name)));
-		handler_find(handler);
-	}
+	handler->function_context = AllocSetContextCreate(CurrentMemoryContext,
+													  "inventory handler function",
+													  ALLOCSET_SMALL_SIZES);
 	return handler;
+}
+
+static void
+check_owner(const Subscription *subscription)
+{
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(subscription->owner)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the owner of subscription \"%s\" does not exist any more",
+						subscription->name)));
+}
+
+/* In every transaction: finds the function, which may have been changed. */
+void
+handler_prepare(Handler *handler)
+{
+	MemoryContext old;
+	Oid			type;
+
+	if (handler->subscription->kind != SINK_KIND_FUNCTION)
+		return;
+	check_owner(handler->subscription);
+	type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("message"),
+						   ObjectIdGetDatum(get_namespace_oid("inventory", false)));
+	MemoryContextReset(handler->function_context);
+	old = MemoryContextSwitchTo(handler->function_context);
+	fmgr_info(handler_function(handler->subscription, type), &handler->function);
+	handler->descriptor = BlessTupleDesc(lookup_rowtype_tupdesc_copy(type, -1));
+	MemoryContextSwitchTo(old);
 }
 
 static Datum

@@ -3,7 +3,7 @@
  * maintenance.c
  *		What has to be done now and then: event partitions ahead, old request
  *		rows away, the index on event numbers kept up, the ring of messages
- *		and the cursors' journal short.
+ *		and the journal of cursors emptied.
  *
  * The worker calls maintenance_run() again and again; it does one piece and
  * returns, and once a minute it looks whether there is one.  maintain() does
@@ -159,6 +159,18 @@ sweep_step(Sweep *sweep, int64 *removed)
 	return true;
 }
 
+/* ---- The journal of cursors ---- */
+
+static int64
+maintain_cursors(void)
+{
+	int64		emptied = 0;
+
+	while (cursor_maintain() > 0)
+		emptied++;
+	return emptied;
+}
+
 /* ---- The index on event numbers ---- */
 
 /*
@@ -298,6 +310,8 @@ inventory_maintain(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 	}
 	report(result, "requests removed", removed);
+	progress_phase("cursors", 0);
+	report(result, "journals of cursors emptied", maintain_cursors());
 	progress_phase("index ranges", 0);
 	report(result, "index ranges summarized", maintain_indexes());
 	progress_phase("messages", 0);

@@ -510,6 +510,9 @@ inventory_unsubscribe(PG_FUNCTION_ARGS)
 	static Statement parked = {
 		"DELETE FROM inventory.parked_message p WHERE p.subscription_id = $1", 1, {INT4OID}
 	};
+	static Statement marks = {
+		"DELETE FROM inventory.delivery_mark k WHERE k.subscription_id = $1", 1, {INT4OID}
+	};
 	static Statement subscription_row = {
 		"DELETE FROM inventory.subscription s WHERE s.subscription_id = $1", 1, {INT4OID}
 	};
@@ -518,6 +521,7 @@ inventory_unsubscribe(PG_FUNCTION_ARGS)
 
 	query_begin();
 	query_run(&parked, values, NULL);
+	query_run(&marks, values, NULL);
 	query_run(&subscription_row, values, NULL);
 	query_end();
 	delivery_changed();

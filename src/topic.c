@@ -23,6 +23,7 @@
 
 #define TOPIC_MAX_LENGTH 255
 
+PG_FUNCTION_INFO_V1(inventory_topic_matches);
 PG_FUNCTION_INFO_V1(inventory_topic_interest);
 
 /* A word's length; the next word, or NULL. */
@@ -153,6 +154,15 @@ topic_interest(char **patterns, int count)
 		}
 	}
 	return interest;
+}
+
+Datum
+inventory_topic_matches(PG_FUNCTION_ARGS)
+{
+	char	   *pattern = text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+	topic_check_pattern(pattern);
+	PG_RETURN_BOOL(topic_matches(pattern, text_to_cstring(PG_GETARG_TEXT_PP(1))));
 }
 
 /*
