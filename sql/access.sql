@@ -18,8 +18,9 @@ BEGIN
 	END IF;
 	EXECUTE format('GRANT USAGE ON SCHEMA inventory TO %s', role);
 	EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA inventory TO %s', role);
-	-- Its views show everybody the messages of his own subscriptions.
+	-- Their views show everybody the messages of his own subscriptions, and his own commands.
 	EXECUTE format('REVOKE SELECT ON inventory.parked_message FROM %s', role);
+	EXECUTE format('REVOKE SELECT ON inventory.command_result, inventory.saga_run FROM %s', role);
 	IF rank >= 3 THEN
 		EXECUTE format('GRANT INSERT, UPDATE, DELETE ON inventory.sku, inventory.location, inventory.lot TO %s', role);
 		EXECUTE format('GRANT USAGE ON SEQUENCE inventory.sku_sku_id_seq, inventory.location_location_id_seq, inventory.lot_lot_id_seq TO %s', role);
@@ -32,14 +33,14 @@ BEGIN
 				'item_at', 'stock_items', 'check_kept', 'available_of', 'tail_on_hand',
 				'tail_reserved', 'tail_committed', 'tail_event_count', 'version',
 				'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'stat_progresses',
-				'stat_workers', 'levels', 'cursors', 'may_read'])
+				'stat_workers', 'levels', 'cursors', 'may_read', 'may_see_command', 'command_role'])
 			OR rank >= 2 AND p.proname = ANY (ARRAY['receive', 'issue', 'adjust', 'set_on_hand',
 				'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship',
-				'release', 'extend', 'release_owner', 'expire_due'])
+				'release', 'extend', 'release_owner', 'expire_due', 'submit', 'saga', 'command_result', 'cancel'])
 			OR rank >= 3 AND p.proname = ANY (ARRAY['verify', 'rebuild', 'verify_chain',
 				'chain_anchor', 'check_anchor', 'level_differs', 'stat_reset', 'project', 'tick_hash', 'hash_key_id',
 				'make_partition', 'make_partitions', 'maintain', 'archivable', 'archive', 'archive_partition',
-				'subscribe', 'unsubscribe', 'pause', 'resume', 'seek', 'skip', 'redrive', 'discard', 'replay']))
+				'subscribe', 'unsubscribe', 'pause', 'resume', 'seek', 'skip', 'redrive', 'discard', 'replay', 'retry_pending']))
 	LOOP
 		EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', signature, role);
 	END LOOP;
