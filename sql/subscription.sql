@@ -63,6 +63,8 @@ COMMENT ON COLUMN inventory.delivery_cursor.since IS 'Messages created before th
 COMMENT ON COLUMN inventory.delivery_cursor.until IS 'Of a replay: messages created from here on are passed over; NULL: none.';
 COMMENT ON COLUMN inventory.delivery_cursor.written_at IS 'When the row was written.';
 COMMENT ON COLUMN inventory.delivery_cursor.segment IS 'Which of the two tables it is in.';
+CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inventory.delivery_cursor
+	FOR EACH STATEMENT EXECUTE FUNCTION inventory.engine_only();
 
 DO $$
 BEGIN
@@ -148,6 +150,13 @@ COMMENT ON COLUMN inventory.message.position IS 'Its position in the subscriptio
 COMMENT ON COLUMN inventory.message.attempt IS 'How often it has been tried, this time included.';
 COMMENT ON COLUMN inventory.message.replayed IS 'Whether it comes from replay().';
 COMMENT ON COLUMN inventory.message.subscription IS 'The name of the subscription.';
+
+CREATE FUNCTION inventory.topic_matches(pattern text, topic text) RETURNS boolean
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_topic_matches';
+REVOKE ALL ON FUNCTION inventory.topic_matches(text, text) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.topic_matches(text, text) IS
+'Whether a pattern of a subscription matches a topic: "*" stands for one word between dots, "#" for any number of words. An error if it is not a pattern.';
 
 -- The functions run as their caller: whose rights count is who calls.
 

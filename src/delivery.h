@@ -65,6 +65,7 @@ extern bool delivery_is_current(const Delivery *delivery);
 
 extern bool delivery_open_window(Delivery *delivery);
 extern int	delivery_take(Delivery *delivery, DeliveryItem *items, int max, bool once);
+extern Outcome delivery_failure(const Subscription *subscription, const Message *message);
 extern void delivery_settle(Delivery *delivery, DeliveryItem *items, int count);
 extern void delivery_flush(Delivery *delivery);
 

@@ -89,9 +89,14 @@ want(const Subscription *subscription)
 											   subscription->subscription_id, slice);
 
 		if (index < 0)
+		{
 			log_no_slot();
-		else
-			delivery_slots[index].wanted = subscription->active;
+			continue;
+		}
+		delivery_slots[index].wanted = subscription->active;
+		if (delivery_slots[index].generation != subscription->generation)
+			delivery_ring(index);
+		delivery_slots[index].generation = subscription->generation;
 	}
 }
 

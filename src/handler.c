@@ -63,6 +63,7 @@ struct Handler
 {
 	const Subscription *subscription;
 	MemoryContext context;		/* of one chunk */
+	MemoryContext function_context; /* of one transaction */
 	FmgrInfo	function;
 	TupleDesc	descriptor;
 	int			chunk;
@@ -97,18 +98,6 @@ handler_function(const Subscription *subscription, Oid type)
 	return function;
 }
 
-static void
-handler_find(Handler *handler)
-{
-	Oid			schema = get_namespace_oid("inventory", false);
-	Oid			type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
-									   CStringGetDatum("message"),
-									   ObjectIdGetDatum(schema));
-
-	fmgr_info(handler_function(handler->subscription, type), &handler->function);
-	handler->descriptor = BlessTupleDesc(lookup_rowtype_tupdesc_copy(type, -1));
-}
-
 /* In the current memory context. */
 Handler *
 handler_begin(const Subscription *subscription)
@@ -119,17 +108,39 @@ handler_begin(const Subscription *subscription)
 	handler->chunk = 1;
 	handler->context = AllocSetContextCreate(CurrentMemoryContext, "inventory handler",
 											 ALLOCSET_DEFAULT_SIZES);
-	if (subscription->kind == SINK_KIND_FUNCTION)
-	{
-		if (!OidIsValid(subscription->owner) ||
-			!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(subscription->owner)))
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("the owner of subscription \"%s\" does not exist any more",
-							subscription->name)));
-		handler_find(handler);
-	}
+	handler->function_context = AllocSetContextCreate(CurrentMemoryContext,
+													  "inventory handler function",
+													  ALLOCSET_SMALL_SIZES);
 	return handler;
+}
+
+static void
+check_owner(const Subscription *subscription)
+{
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(subscription->owner)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the owner of subscription \"%s\" does not exist any more",
+						subscription->name)));
+}
+
+/* In every transaction: finds the function, which may have been changed. */
+void
+handler_prepare(Handler *handler)
+{
+	MemoryContext old;
+	Oid			type;
+
+	if (handler->subscription->kind != SINK_KIND_FUNCTION)
+		return;
+	check_owner(handler->subscription);
+	type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("message"),
+						   ObjectIdGetDatum(get_namespace_oid("inventory", false)));
+	MemoryContextReset(handler->function_context);
+	old = MemoryContextSwitchTo(handler->function_context);
+	fmgr_info(handler_function(handler->subscription, type), &handler->function);
+	handler->descriptor = BlessTupleDesc(lookup_rowtype_tupdesc_copy(type, -1));
+	MemoryContextSwitchTo(old);
 }
 
 static Datum
@@ -326,7 +337,8 @@ handle_alone(Handler *handler, DeliveryItem *item)
 	if (!handler_is_message_error(error.sqlerrcode))
 		ereport(ERROR,
 				(errcode(error.sqlerrcode), errmsg_internal("%s", error.message)));
-	item->outcome = is_final(handler, error.sqlerrcode) ? OUTCOME_DEAD : OUTCOME_RETRY;
+	item->outcome = is_final(handler, error.sqlerrcode) ? OUTCOME_DEAD :
+		delivery_failure(handler->subscription, &item->message);
 	item->error = error.message;
 	item->sqlerrcode = error.sqlerrcode;
 }

@@ -2,7 +2,8 @@
  *
  * maintenance.c
  *		What has to be done now and then: event partitions ahead, old request
- *		rows away, the index on event numbers kept up.
+ *		rows away, the index on event numbers kept up, the ring of messages
+ *		and the journal of cursors emptied.
  *
  * The worker calls maintenance_run() again and again; it does one piece and
  * returns, and once a minute it looks whether there is one.  maintain() does
@@ -50,6 +51,7 @@
 #include "cursor.h"
 #include "inventory.h"
 #include "maintenance.h"
+#include "outbox.h"
 #include "partition.h"
 #include "progress.h"
 #include "query.h"
@@ -183,6 +185,18 @@ sweep_step(Sweep *sweep, int64 *removed)
 	return true;
 }
 
+/* ---- The journal of cursors ---- */
+
+static int64
+maintain_cursors(void)
+{
+	int64		emptied = 0;
+
+	while (cursor_maintain() > 0)
+		emptied++;
+	return emptied;
+}
+
 /* ---- The index on event numbers ---- */
 
 /*
@@ -248,6 +262,19 @@ maintain_indexes(void)
 	return ranges;
 }
 
+/* ---- Messages ---- */
+
+/* Each table of the ring is emptied and closed once at most. */
+static int64
+maintain_ring(void)
+{
+	int64		done = 0;
+
+	while (done < 2 * OUTBOX_SEGMENTS && outbox_maintain() > 0)
+		done++;
+	return done;
+}
+
 /* ---- The worker's piece ---- */
 
 static TimestampTz
@@ -265,7 +292,7 @@ maintenance_run(void)
 	TimestampTz now = GetCurrentTimestamp();
 	int64		removed = 0;
 
-	if (cursor_maintain() > 0)
+	if (cursor_maintain() > 0 || outbox_maintain() > 0)
 		return 1;
 	if (now >= look_due)
 	{
@@ -321,8 +348,12 @@ inventory_maintain(PG_FUNCTION_ARGS)
 	report(result, "partitions made", maintain_partitions());
 	report(result, "requests removed", sweep_all("requests", false));
 	report(result, "commands removed", sweep_all("commands", true));
+	progress_phase("cursors", 0);
+	report(result, "journals of cursors emptied", maintain_cursors());
 	progress_phase("index ranges", 0);
 	report(result, "index ranges summarized", maintain_indexes());
+	progress_phase("messages", 0);
+	report(result, "message tables closed or emptied", maintain_ring());
 	progress_end();
 	return (Datum) 0;
 }

@@ -10,7 +10,7 @@
 
 #include "utils/jsonb.h"
 
-#define OUTBOX_SEGMENTS 8
+#include "catalog.h"
 
 /* Settings. */
 extern int	outbox_segment_size;	/* kilobytes */
@@ -23,6 +23,12 @@ extern int64 outbox_append(const char *topic, const char *key, Jsonb *payload);
 /* The table of a segment, 0 to OUTBOX_SEGMENTS - 1. */
 extern Oid	outbox_table(int segment);
 extern Oid	outbox_xid_index(int segment);
+
+/* Which segment takes messages. */
+extern int	outbox_current_segment(void);
+
+/* So many bytes have been added to the segment. */
+extern void outbox_grown(int segment, Size bytes);
 
 /* A piece of keeping the ring in order; 0 when there is nothing to do. */
 extern int64 outbox_maintain(void);
