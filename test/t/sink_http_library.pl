@@ -7,18 +7,18 @@ use lib $FindBin::Bin;
 use File::Temp;
 use IO::Socket::INET;
 use JSON::PP;
-use SinkDriver;
+use WebhookDriver;
 use Test::More;
 use Time::HiRes qw(time);
 use WebhookServer;
 
-plan skip_all => 'the webhook sink was not built' unless SinkDriver::library('http');
+plan skip_all => 'the webhook sink was not built' unless WebhookDriver::library('http');
 
 my $folder = File::Temp->newdir('webhook-XXXXXX', TMPDIR => 1);
 my $secret = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw';
 my $old_secret = 'whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD';
 my $server = WebhookServer->new("$folder/requests", '--secret', $secret);
-my $driver = SinkDriver->new('http');
+my $driver = WebhookDriver->new('http');
 my $count = 0;
 
 sub reopen
