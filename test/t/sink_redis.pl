@@ -76,7 +76,7 @@ is(delivered_ok($node, messages('inventory:chaos'), 'killed'), 0, '... none of t
 $node->safe_psql('postgres', <<'SQL');
 CREATE TABLE handled (n bigint);
 CREATE FUNCTION handle(message inventory.message) RETURNS void LANGUAGE sql AS
-	$$ INSERT INTO handled VALUES ((message.payload->>'n')::bigint) $$;
+	$$ INSERT INTO public.handled VALUES ((message.payload->>'n')::bigint) $$;
 SELECT inventory.subscribe('handler', '{down}', 'function', '{"handler": "public.handle"}');
 SELECT inventory.subscribe('down', '{down}', 'redis', '{"backoff": "100 ms", "backoff_cap": "500 ms"}');
 TRUNCATE sent;
