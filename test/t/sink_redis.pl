@@ -224,7 +224,7 @@ for my $writer (1 .. 2)
 		my $sku = $skus[ rand @skus ];
 		my $change = rand() < 0.5 ? "inventory.receive('$sku', 'L', 1)" : "inventory.issue('$sku', 'L', 1)";
 		ask($session, "BEGIN; SELECT $change; SELECT pg_sleep(" . rand(0.01) . '); ' . (rand() < 0.3 ? 'ROLLBACK' : 'COMMIT'));
-		sleep rand(0.05);
+		sleep rand(0.02);
 	}
 	POSIX::_exit(0);
 }
