@@ -114,7 +114,7 @@ unlike(slurp_file($node->logfile), qr/swordfish(?!')/, '... nor logged');
 $node->safe_psql('postgres', "ALTER USER MAPPING FOR CURRENT_USER SERVER secured OPTIONS (SET password 'guest')");
 breaks('NOT_FOUND - no exchange', 'an exchange that is missing breaks it too');
 $node->safe_psql('postgres', "ALTER SERVER secured OPTIONS (SET exchange '')");
-caught_up($node, 'secured', 'what is put right is used at once');
+caught_up($node, 'secured', 'what is put right is used');
 is($rabbit->depth('secured'), 1, '... the message is there');
 
 # --- A server that hangs keeps nobody waiting.

@@ -123,7 +123,7 @@ ok($node->poll_query_until('postgres', "SELECT state = 'broken' AND last_error L
 unlike($node->safe_psql('postgres', 'SELECT s::text FROM inventory.stat_delivery s'), qr/swordfish/, '... and is not shown');
 unlike(slurp_file($node->logfile), qr/swordfish(?!')/, '... nor logged');
 $node->safe_psql('postgres', "ALTER USER MAPPING FOR CURRENT_USER SERVER secured OPTIONS (SET password 'open sesame')");
-caught_up($node, 'secured', 'a password that is put right is used at once');
+caught_up($node, 'secured', 'a password that is put right is used');
 $redis->{cli} = [ '--no-auth-warning', '-a', 'open sesame' ];
 is($redis->ask(qw(XLEN secured)), 1, '... the message is there');
 $redis->ask(qw(CONFIG SET requirepass), '');
