@@ -271,10 +271,10 @@ for my $case ([ 'one topic', 't.storm' ], [ 'several topics', 't.storm-a', 't.st
 	my (@backlog, @overtaken);
 	my $rounds = 0;
 	$first = $position + 1;
-	while ($position < $first + 1500 || @backlog)
+	while ($position < $first + 800 || @backlog)
 	{
 		last if ++$rounds > 400;
-		push @backlog, message($keys[ rand @keys ], $to[ rand @to ]) while @backlog < 20 && $position < $first + 1500;
+		push @backlog, message($keys[ rand @keys ], $to[ rand @to ]) while @backlog < 20 && $position < $first + 800;
 		my $luck = rand;
 		order("errors $PRODUCE " . (1 + int(rand(3))) . ' ' . ($NOT_LEADER, $TIMED_OUT, $NOT_ENOUGH_REPLICAS, $OUT_OF_ORDER)[ rand 4 ]) if $luck < 0.2;
 		order('down ' . (1 + int(rand(3)))) if $luck > 0.9;
