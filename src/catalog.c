@@ -219,6 +219,13 @@ catalog_init(void)
 	RegisterSubXactCallback(catalog_subxact_callback, NULL);
 }
 
+/* Moves when codes may have been changed: what was read before is stale then. */
+uint64
+catalog_changes(void)
+{
+	return pg_atomic_read_u64(&shared->changed) + local_changed;
+}
+
 /*
  * Trigger: a statement has changed master data.
  */
@@ -332,6 +339,8 @@ catalog_find_relations(void)
 	r->cursor[0] = get_relname_relid("delivery_cursor_0", schema);
 	r->cursor[1] = get_relname_relid("delivery_cursor_1", schema);
 	catalog_find_outbox(schema, r);
+	r->command_result = get_relname_relid("command_result", schema);
+	r->command_result_key = get_relname_relid("command_result_pkey", schema);
 	r->event_types = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
 									 CStringGetDatum("event_type"),
 									 ObjectIdGetDatum(schema));

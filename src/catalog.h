@@ -45,6 +45,8 @@ typedef struct CatalogRelations
 	Oid			outbox[OUTBOX_SEGMENTS];
 	Oid			outbox_xid[OUTBOX_SEGMENTS];
 	Oid			outbox_segment;
+	Oid			command_result;
+	Oid			command_result_key;
 	Oid			request;
 	Oid			request_key;
 	Oid			reservation;
@@ -109,6 +111,7 @@ extern Size catalog_shmem_size(void);
 extern void catalog_shmem_init(void);
 extern void catalog_init(void);
 
+extern uint64 catalog_changes(void);
 extern const CatalogRelations *catalog_relations(void);
 extern Oid	catalog_owner(void);
 
