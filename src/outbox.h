@@ -30,7 +30,12 @@ extern int	outbox_current_segment(void);
 /* So many bytes have been added to the segment. */
 extern void outbox_grown(int segment, Size bytes);
 
-/* A piece of keeping the ring in order; 0 when there is nothing to do. */
-extern int64 outbox_maintain(void);
+/*
+ * Pieces of keeping the ring in order; 0 when there is nothing to do.  What a
+ * transaction has closed is for a later one to empty: until it commits, others
+ * publish into it.
+ */
+extern int64 outbox_empty(void);
+extern int64 outbox_close(void);
 
 #endif							/* INVENTORY_OUTBOX_H */
