@@ -64,6 +64,9 @@
 #define SINK_BACKOFF_MIN_MS 100
 #define SINK_BACKOFF_MAX_MS 60000
 
+/* For so long messages are handled in one transaction. */
+#define ROUND_US (50 * 1000)
+
 /* After so long a process was not a failure from the start. */
 #define HEALTHY_MS 60000
 
@@ -95,6 +98,7 @@ static int64 suspect_position = 0;
 static char suspect_error[DELIVERY_ERROR_LENGTH];
 static bool preparing = false;
 static int	failures_in_row = 0;
+static int64 my_generation = 0; /* of the slot when it was loaded */
 static TimestampTz last_window = 0;
 
 PGDLLEXPORT pg_noreturn void inventory_delivery_main(Datum main_arg);
@@ -297,6 +301,7 @@ load(void)
 	if (!loaded || !delivery.subscription->active)
 		leave();
 	delivery_claim_latch(my_index, delivery.subscription->interest);
+	my_generation = MY_SLOT->generation;
 	if (careful == CAREFUL_UNKNOWN)
 		careful = delivery.subscription->batch;
 }
@@ -416,35 +421,45 @@ settle(DeliveryItem *items, int count)
 	}
 	if (alone > 0 && count > 0)
 		alone--;
-	delivery_flush(&delivery);
 }
 
-/* A sink in the database: all in one transaction.  Returns how many. */
+/*
+ * A sink in the database: all in one transaction, which goes on for a while when
+ * there is much, so that a commit is worth it.  Returns how many.
+ */
 static int
 round_inside(DeliveryItem *items)
 {
 	TimestampTz started = GetCurrentTimestamp();
 	int			count;
+	int			handled = 0;
 
 	(void) begin();
-	count = take(items, false);
-	if (careful > 0 && count > 0)
+	do
 	{
-		mark(items, count);
-		delivery_flush(&delivery);
-		commit();
-		if (!begin())
+		MemoryContextReset(batch_context);
+		count = take(items, false);
+		if (careful > 0 && count > 0)
 		{
+			mark(items, count);
+			delivery_flush(&delivery);
 			commit();
-			return count;
+			if (!begin())
+			{
+				commit();
+				return count;
+			}
 		}
-	}
-	handler_run(handler, items, count);
-	settle(items, count);
+		handler_run(handler, items, count);
+		settle(items, count);
+		handled += count;
+	} while (count > 0 && careful == 0 && alone == 0 &&
+			 GetCurrentTimestamp() - started < ROUND_US);
+	delivery_flush(&delivery);
 	commit();
 	show_progress(GetCurrentTimestamp() - started);
 	failures_in_row = 0;
-	return count;
+	return handled;
 }
 
 /* What the sink as a whole has said; returns how long to leave it alone. */
@@ -494,7 +509,10 @@ round_outside(DeliveryItem *items, int64 *wait_ms)
 	sink_outcomes(delivery.subscription, messages, sent, items, count, &result);
 
 	if (begin())
+	{
 		settle(items, count);
+		delivery_flush(&delivery);
+	}
 	commit_lazily();
 	show_progress(GetCurrentTimestamp() - started);
 	*wait_ms = judge(&result);
@@ -715,6 +733,9 @@ pause_for(int64 wait, uint32 wait_event)
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 left, wait_event);
 		ResetLatch(MyLatch);
+		/* Somebody has changed something: perhaps what was wrong. */
+		if (MY_SLOT->generation != my_generation)
+			return;
 		/* A sink that is down stays so, whatever is published. */
 		if (failures_in_row == 0 && delivery_has_work(my_index))
 			end = Min(end, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
