@@ -57,6 +57,9 @@
  * have been committed by a session that rang no bell. */
 #define POLL_MS 5000
 
+/* Cursors written between two looks at the size of their journal. */
+#define JOURNAL_LOOK 1000
+
 /* A sink that is down. */
 #define SINK_BACKOFF_MIN_MS 100
 #define SINK_BACKOFF_MAX_MS 60000
@@ -540,10 +543,29 @@ finish(void)
 {
 	if (!has_finished())
 		return;
-	(void) begin();
+	/* Unless it has just been changed. */
+	if (!begin())
+	{
+		commit();
+		return;
+	}
 	subscription_finish(my_subscription);
 	commit();
 	leave();
+}
+
+/* The database's worker does that, too, but too seldom for one that is busy. */
+static void
+keep_journal_short(void)
+{
+	static int64 looked_at = 0;
+
+	if (delivery.cursor.cursor_no - looked_at < JOURNAL_LOOK)
+		return;
+	looked_at = delivery.cursor.cursor_no;
+	(void) begin();
+	(void) cursor_maintain();
+	commit();
 }
 
 static int64
@@ -616,7 +638,10 @@ deliver(void)
 	pgstat_report_activity(STATE_IDLE, NULL);
 	if (wait > 0)
 		return wait;
-	return count == 0 ? idle() : 0;
+	if (count == 0)
+		return idle();
+	keep_journal_short();
+	return 0;
 }
 
 /* ---- Errors ---- */
