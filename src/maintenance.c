@@ -2,7 +2,8 @@
  *
  * maintenance.c
  *		What has to be done now and then: event partitions ahead, old request
- *		rows away, the index on event numbers kept up.
+ *		rows away, the index on event numbers kept up, the ring of messages
+ *		and the journal of cursors emptied.
  *
  * The worker calls maintenance_run() again and again; it does one piece and
  * returns, and once a minute it looks whether there is one.  maintain() does
@@ -47,6 +48,7 @@
 #include "cursor.h"
 #include "inventory.h"
 #include "maintenance.h"
+#include "outbox.h"
 #include "partition.h"
 #include "progress.h"
 #include "query.h"
@@ -157,6 +159,18 @@ sweep_step(Sweep *sweep, int64 *removed)
 	return true;
 }
 
+/* ---- The journal of cursors ---- */
+
+static int64
+maintain_cursors(void)
+{
+	int64		emptied = 0;
+
+	while (cursor_maintain() > 0)
+		emptied++;
+	return emptied;
+}
+
 /* ---- The index on event numbers ---- */
 
 /*
@@ -222,6 +236,18 @@ maintain_indexes(void)
 	return ranges;
 }
 
+/* ---- Messages ---- */
+
+static int64
+maintain_messages(void)
+{
+	int64		done = 0;
+
+	while (outbox_empty() > 0)
+		done++;
+	return done + outbox_close();
+}
+
 /* ---- The worker's piece ---- */
 
 static TimestampTz
@@ -239,7 +265,7 @@ maintenance_run(void)
 	TimestampTz now = GetCurrentTimestamp();
 	int64		removed = 0;
 
-	if (cursor_maintain() > 0)
+	if (cursor_maintain() > 0 || outbox_empty() > 0 || outbox_close() > 0)
 		return 1;
 	if (now >= look_due)
 	{
@@ -284,8 +310,12 @@ inventory_maintain(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 	}
 	report(result, "requests removed", removed);
+	progress_phase("cursors", 0);
+	report(result, "journals of cursors emptied", maintain_cursors());
 	progress_phase("index ranges", 0);
 	report(result, "index ranges summarized", maintain_indexes());
+	progress_phase("messages", 0);
+	report(result, "message tables closed or emptied", maintain_messages());
 	progress_end();
 	return (Datum) 0;
 }
