@@ -130,7 +130,7 @@ engine_message_adjusted(const Adjustment *adjustment)
 	json_object_text(&object, "location", codes->location);
 	json_object_text(&object, "lot", codes->lot);
 	json_object_text(&object, "condition", codes->condition);
-	json_object_number(&object, "delta", adjustment->delta);
+	json_object_number(&object, "on_hand_delta", adjustment->on_hand_delta);
 	if (adjustment->type == EVENT_COUNT)
 	{
 		json_object_number(&object, "expected", adjustment->expected);
