@@ -239,7 +239,7 @@ CREATE FUNCTION inventory.command_cluster() RETURNS text
 	LANGUAGE c STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 	AS 'MODULE_PATHNAME', 'inventory_command_cluster';
 REVOKE ALL ON FUNCTION inventory.command_cluster() FROM PUBLIC;
-COMMENT ON FUNCTION inventory.command_cluster() IS 'The cluster''s system identifier.';
+COMMENT ON FUNCTION inventory.command_cluster() IS 'The engine''s own: the cluster''s system identifier.';
 
 CREATE FUNCTION inventory.command_role(payload jsonb) RETURNS regrole
 	LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
