@@ -301,6 +301,7 @@ catalog_find_relations(void)
 	}
 	r->sku = relation_named("sku", schema);
 	r->sku_key = relation_named("sku_key", schema);
+	r->sku_id_key = relation_named("sku_pkey", schema);
 	r->location = relation_named("location", schema);
 	r->location_key = relation_named("location_key", schema);
 	r->lot = relation_named("lot", schema);
@@ -574,6 +575,22 @@ find_sku(const Codes *codes, Snapshot snapshot, StockItem *item)
 	item->floor = unlimited ? UNLIMITED_FLOOR :
 		Max(item->safety_stock - DatumGetInt64(limit), UNLIMITED_FLOOR);
 	lookup_end(&lookup);
+}
+
+/* 0 if there is no such SKU. */
+int64
+catalog_safety_stock(int64 sku_id, Snapshot snapshot)
+{
+	Lookup		lookup;
+	ScanKeyData key;
+	int64		safety_stock = 0;
+
+	id_key(&key, SKU_SKU_ID, sku_id);
+	lookup_begin(&lookup, catalog_relations()->sku, relations.sku_id_key, snapshot, &key, 1);
+	if (HeapTupleIsValid(lookup.tuple))
+		safety_stock = DatumGetInt64(lookup_value(&lookup, SKU_SAFETY_STOCK));
+	lookup_end(&lookup);
+	return safety_stock;
 }
 
 static void

@@ -10,6 +10,7 @@
 
 #include "datatype/timestamp.h"
 #include "utils/date.h"
+#include "utils/snapshot.h"
 
 /* Tables in the ring of messages. */
 #define OUTBOX_SEGMENTS 8
@@ -19,6 +20,7 @@ typedef struct CatalogRelations
 {
 	Oid			sku;
 	Oid			sku_key;
+	Oid			sku_id_key;
 	Oid			location;
 	Oid			location_key;
 	Oid			lot;
@@ -119,6 +121,8 @@ extern void catalog_create_item(const Codes *codes, StockItem *item);
 extern void catalog_check_promisable(const Codes *codes, const StockItem *item);
 extern void catalog_check_active(const Codes *codes, const StockItem *item);
 extern const Selection *catalog_selection(const Codes *codes);
+
+extern int64 catalog_safety_stock(int64 sku_id, Snapshot snapshot);
 
 extern bool catalog_item_promisable(const StockItem *item);
 extern bool catalog_lot_expired(const StockItem *item);

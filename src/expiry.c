@@ -5,7 +5,7 @@
  *
  * A hold stops counting at its deadline whoever notices; see level.c.  The
  * expire event is written later, in whatever transaction gets to it: the next
- * reserve of the stock item, or expire_due().
+ * reserve of the stock item, or expire_due().  So is the message that says so.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,6 +27,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "announce.h"
 #include "catalog.h"
 #include "clock.h"
 #include "error.h"
@@ -163,7 +164,36 @@ typedef struct OverdueLine
 	int32		line_no;
 	int64		quantity;
 	TimestampTz deadline;
+	char	   *owner;			/* or NULL */
 } OverdueLine;
+
+/* The lines that have been settled, for the messages. */
+typedef struct Settled
+{
+	ExpiredLine *lines;
+	int			count;
+	int			allocated;
+} Settled;
+
+static void
+settled_add(Settled *settled, int64 stock_id, const OverdueLine *line)
+{
+	ExpiredLine *added;
+
+	if (settled->count == settled->allocated)
+	{
+		settled->allocated = Max(16, settled->allocated * 2);
+		settled->lines = settled->lines ?
+			repalloc(settled->lines, settled->allocated * sizeof(ExpiredLine)) :
+			palloc(settled->allocated * sizeof(ExpiredLine));
+	}
+	added = &settled->lines[settled->count++];
+	added->reservation_id = line->reservation_id;
+	added->line_no = line->line_no;
+	added->stock_id = stock_id;
+	added->quantity = line->quantity;
+	added->owner = line->owner;
+}
 
 /*
  * Locks overdue lines that nobody else has locked, without what this
@@ -173,7 +203,7 @@ static OverdueLine *
 expiry_lock(int64 stock_id, TimestampTz now, int64 max_lines, int *count)
 {
 	static Statement statement = {
-		"SELECT r.reservation_id, r.line_no, r.quantity - r.shipped - r.released, r.expires_at, r.xmin"
+		"SELECT r.reservation_id, r.line_no, r.quantity - r.shipped - r.released, r.expires_at, r.xmin, r.owner"
 		" FROM inventory.reservation r"
 		" WHERE r.stock_id = $1 AND r.expires_at <= $2 AND r.state = 'held'"
 		" ORDER BY r.expires_at LIMIT $3 FOR UPDATE SKIP LOCKED",
@@ -200,6 +230,9 @@ expiry_lock(int64 stock_id, TimestampTz now, int64 max_lines, int *count)
 		line->line_no = DatumGetInt32(query_value(i, 2, &isnull));
 		line->quantity = query_int64(i, 3);
 		line->deadline = query_int64(i, 4);
+		line->owner = query_text(i, 6);
+		if (line->owner)
+			line->owner = MemoryContextStrdup(caller, line->owner);
 		if (!TransactionIdIsCurrentTransactionId(DatumGetTransactionId(query_value(i, 5, &isnull))))
 			(*count)++;
 	}
@@ -228,8 +261,8 @@ expiry_update(const OverdueLine *line)
  * Writes expire events for overdue holds of a touched stock item, as far as no
  * other transaction is doing so.  Returns how many.
  */
-int64
-expiry_write(LevelTouch *touch, int64 stock_id, int64 max_lines)
+static int64
+expiry_settle(LevelTouch *touch, int64 stock_id, int64 max_lines, Settled *settled)
 {
 	EventWriter writer;
 	OverdueLine *lines;
@@ -259,11 +292,23 @@ expiry_write(LevelTouch *touch, int64 stock_id, int64 max_lines)
 		event.reservation_id = line->reservation_id;
 		event.note = &note;
 		event_write(&writer, &event);
+		settled_add(settled, stock_id, line);
 	}
 	event_writer_end(&writer);
 	if (written > 0)
 		level_settle_soon(touch, lines[0].deadline);
 	pfree(lines);
+	return written;
+}
+
+/* The same, with the messages of its reservations. */
+int64
+expiry_write(LevelTouch *touch, int64 stock_id, int64 max_lines)
+{
+	Settled		settled = {0};
+	int64		written = expiry_settle(touch, stock_id, max_lines, &settled);
+
+	announce_expired(settled.lines, settled.count);
 	return written;
 }
 
@@ -297,14 +342,16 @@ int64
 expiry_run(int64 max_lines)
 {
 	int64		written = 0;
+	Settled		settled = {0};
 	int64	   *items;
 	int			count;
 
 	event_prepare();
 	items = expiry_find_items(max_lines, &count);
 	for (int i = 0; i < count && written < max_lines; i++)
-		written += expiry_write(level_touch(items[i], false), items[i],
-								max_lines - written);
+		written += expiry_settle(level_touch(items[i], false), items[i],
+								 max_lines - written, &settled);
+	announce_expired(settled.lines, settled.count);
 	pfree(items);
 	return written;
 }

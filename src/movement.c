@@ -19,6 +19,7 @@
 #include "utils/lsyscache.h"
 #include "utils/xid8.h"
 
+#include "announce.h"
 #include "call.h"
 #include "error.h"
 #include "lines.h"
@@ -34,6 +35,7 @@ typedef struct Movement
 	int64		on_hand_delta;
 	bool		promise;		/* stops at the floor of available */
 	bool		counts;			/* on hand becomes quantity, if as expected */
+	bool		announced;		/* by a message */
 	int64		quantity;
 	int64		expected;
 	int64		reverses;		/* or 0 */
@@ -371,6 +373,18 @@ movement_write(EventWriter *writer, Movement **sorted, int count)
 	pfree(events);
 }
 
+static void
+movement_announce(const Movement *movement)
+{
+	Event		event = {0};
+
+	event.event_id = movement->event_id;
+	event.type = movement->type;
+	event.on_hand_delta = movement->on_hand_delta;
+	event.note = movement->note;
+	announce_adjustment(&movement->codes, &event);
+}
+
 /*
  * Executes resolved movements, all or nothing, and sets the call's result: the
  * number of events, or the first event's id.
@@ -382,6 +396,7 @@ movement_execute(Call *call, Movement *movements, int count, bool returns_count)
 	EventWriter writer;
 	Need	   *needs;
 	int			need_count;
+	bool		recorded;
 
 	/* The wait for an exclusive lock may have been for this very request. */
 	if (movement_touch(sorted, count) &&
@@ -403,7 +418,8 @@ movement_execute(Call *call, Movement *movements, int count, bool returns_count)
 		movements[i].event_id = event_next_id();
 	call->result.value = returns_count ? count : movements[0].event_id;
 	event_writer_begin(&writer);
-	if (request_record(&call->request, writer.inserter, &call->result))
+	recorded = request_record(&call->request, writer.inserter, &call->result);
+	if (recorded)
 	{
 		for (int i = 0; i < need_count; i++)
 		{
@@ -413,6 +429,11 @@ movement_execute(Call *call, Movement *movements, int count, bool returns_count)
 		movement_write(&writer, sorted, count);
 	}
 	event_writer_end(&writer);
+	for (int i = 0; recorded && i < count; i++)
+	{
+		if (movements[i].announced)
+			movement_announce(&movements[i]);
+	}
 }
 
 /* ---- Functions of one movement ---- */
@@ -493,7 +514,7 @@ Datum
 inventory_adjust(PG_FUNCTION_ARGS)
 {
 	static const CallLayout layout = {6, 7, 3, 8, 9};
-	Movement	movement = {.type = EVENT_ADJUST};
+	Movement	movement = {.type = EVENT_ADJUST, .announced = true};
 	Call		call;
 
 	if (call_begin(&call, fcinfo, OPERATION_ADJUST, &layout))
@@ -524,7 +545,7 @@ Datum
 inventory_set_on_hand(PG_FUNCTION_ARGS)
 {
 	static const CallLayout layout = {7, 8, 4, 9, 10};
-	Movement	movement = {.type = EVENT_COUNT, .counts = true};
+	Movement	movement = {.type = EVENT_COUNT, .counts = true, .announced = true};
 	Call		call;
 
 	if (call_begin(&call, fcinfo, OPERATION_SET_ON_HAND, &layout))

@@ -16,6 +16,11 @@
  * snapshot, a tick is cut as well, so that snapshots are no further apart than
  * they should be, however hot the item.
  *
+ * Where available of a good stock item has come to zero or below, or is above it
+ * again, a message says so, in the same transaction: it compares the row before
+ * the run with the row after it, so every crossing is told once, whatever happened
+ * in between.  What a change of the safety stock does by itself is not told.
+ *
  * The lock is heavyweight and kept until the end of the transaction; it is not
  * in the way of movements, nor of readers.
  *
@@ -40,6 +45,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "announce.h"
 #include "catalog.h"
 #include "clock.h"
 #include "digest.h"
@@ -60,7 +66,7 @@ enum
 
 enum
 {
-	STOCK_STOCK_ID = 1, STOCK_ON_HAND = 6, STOCK_RESERVED, STOCK_COMMITTED,
+	STOCK_STOCK_ID = 1, STOCK_SKU_ID = 2, STOCK_CONDITION = 5, STOCK_ON_HAND = 6, STOCK_RESERVED, STOCK_COMMITTED,
 	STOCK_EVENT_COUNT, STOCK_SNAPSHOT_COUNT, STOCK_RECORDED_FROM,
 	STOCK_RECORDED_UNTIL
 };
@@ -86,6 +92,7 @@ PG_FUNCTION_INFO_V1(inventory_hash_key_id);
 typedef struct ProjectedItem
 {
 	int64		stock_id;		/* hash key */
+	int64		sku_id;			/* 0: not good, and never promised */
 	EventSums	row;			/* the stock row before the run */
 	EventSums	sums;			/* what the run adds */
 	int64		snapshot_count; /* the event count at the last snapshot */
@@ -270,6 +277,16 @@ row_int64(HeapTuple tuple, TupleDesc descriptor, int column, int64 missing)
 	return isnull ? missing : DatumGetInt64(value);
 }
 
+static bool
+row_is_good(HeapTuple tuple, TupleDesc descriptor)
+{
+	bool		isnull;
+	text	   *condition = DatumGetTextPP(heap_getattr(tuple, STOCK_CONDITION, descriptor, &isnull));
+
+	return VARSIZE_ANY_EXHDR(condition) == strlen("good") &&
+		memcmp(VARDATA_ANY(condition), "good", strlen("good")) == 0;
+}
+
 /* Reads the stock row as it is before the run. */
 static void
 item_read(ProjectedItem *item)
@@ -288,6 +305,8 @@ item_read(ProjectedItem *item)
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 	{
+		if (row_is_good(tuple, descriptor))
+			item->sku_id = row_int64(tuple, descriptor, STOCK_SKU_ID, 0);
 		item->row.on_hand = row_int64(tuple, descriptor, STOCK_ON_HAND, 0);
 		item->row.reserved = row_int64(tuple, descriptor, STOCK_RESERVED, 0);
 		item->row.committed = row_int64(tuple, descriptor, STOCK_COMMITTED, 0);
@@ -308,7 +327,7 @@ projection_item(Projection *projection, int64 stock_id)
 
 	if (found)
 		return item;
-	memset(&item->row, 0, sizeof(ProjectedItem) - offsetof(ProjectedItem, row));
+	memset(&item->sku_id, 0, sizeof(ProjectedItem) - offsetof(ProjectedItem, sku_id));
 	item->recorded_from = DT_NOEND;
 	item->recorded_until = DT_NOBEGIN;
 	item_read(item);
@@ -371,6 +390,55 @@ projection_update_rows(Projection *projection)
 	query_begin();
 	query_run(&statement, values, NULL);
 	query_end();
+}
+
+/* ---- Shortages ---- */
+
+/* Tells of a stock item whose available has crossed zero. */
+static void
+item_announce(const ProjectedItem *item)
+{
+	int64		before = item->row.on_hand - item->row.reserved - item->row.committed;
+	int64		after = before + item->sums.on_hand - item->sums.reserved -
+		item->sums.committed;
+	StockFigures figures;
+
+	/* The safety stock is not negative, so that most need not know it. */
+	if (item->sku_id == 0 || item->row.event_count == 0 || before == after ||
+		(before <= 0 && after <= 0))
+		return;
+	figures.safety_stock = catalog_safety_stock(item->sku_id, GetActiveSnapshot());
+	if ((before > figures.safety_stock) == (after > figures.safety_stock))
+		return;
+	figures.stock_id = item->stock_id;
+	figures.on_hand = item->row.on_hand + item->sums.on_hand;
+	figures.reserved = item->row.reserved + item->sums.reserved;
+	figures.committed = item->row.committed + item->sums.committed;
+	if (after > figures.safety_stock)
+		announce_back(&figures);
+	else
+		announce_shortage(&figures);
+}
+
+static void
+projection_announce(Projection *projection)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "inventory messages",
+												  ALLOCSET_DEFAULT_SIZES);
+	HASH_SEQ_STATUS status;
+	ProjectedItem *item;
+
+	hash_seq_init(&status, projection->items);
+	while ((item = hash_seq_search(&status)) != NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		item_announce(item);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(context);
+	}
+	MemoryContextDelete(context);
 }
 
 /* ---- Ticks ---- */
@@ -530,6 +598,7 @@ projection_finish(Projection *projection, bool new_day)
 		projection_update_rows(projection);
 	}
 	projection_end_tick(projection, &projection->end, snapshots);
+	projection_announce(projection);
 }
 
 /*
