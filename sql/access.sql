@@ -19,10 +19,10 @@ BEGIN
 	END IF;
 	EXECUTE format('GRANT USAGE ON SCHEMA inventory TO %s', role);
 	EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA inventory TO %s', role);
-	-- The messages themselves; views show everybody those of his own subscriptions.
+	-- The messages themselves; views show everybody those of his own subscriptions, and his own commands.
 	FOR relation IN
 		SELECT c.oid FROM pg_class c
-		WHERE c.relnamespace = 'inventory'::regnamespace AND c.relname ~ '^(outbox(_[0-7])?|delivery_cursor(_[01])?|parked_message)$'
+		WHERE c.relnamespace = 'inventory'::regnamespace AND c.relname ~ '^(outbox(_[0-7])?|delivery_cursor(_[01])?|parked_message|command_result|saga_run)$'
 	LOOP
 		EXECUTE format('REVOKE SELECT ON %s FROM %s', relation, role);
 	END LOOP;
@@ -39,14 +39,17 @@ BEGIN
 				'item_at', 'stock_items', 'check_kept', 'available_of', 'tail_on_hand',
 				'tail_reserved', 'tail_committed', 'tail_event_count', 'version',
 				'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'stat_progresses',
-				'stat_workers', 'levels', 'cursors', 'may_read', 'topic_matches', 'unread_by', 'stat_deliveries'])
+				'stat_workers', 'levels', 'cursors', 'may_read', 'topic_matches', 'unread_by', 'stat_deliveries',
+				'may_see_command', 'command_role'])
 			OR rank >= 2 AND p.proname = ANY (ARRAY['receive', 'issue', 'adjust', 'set_on_hand',
 				'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship',
-				'release', 'extend', 'release_owner', 'expire_due', 'publish'])
+				'release', 'extend', 'release_owner', 'expire_due', 'publish',
+				'submit', 'saga', 'command_result', 'cancel'])
 			OR rank >= 3 AND p.proname = ANY (ARRAY['verify', 'rebuild', 'verify_chain',
 				'chain_anchor', 'check_anchor', 'level_differs', 'stat_reset', 'project', 'tick_hash', 'hash_key_id',
 				'make_partition', 'make_partitions', 'maintain', 'archivable', 'archive', 'archive_partition',
-				'subscribe', 'unsubscribe', 'pause', 'resume', 'seek', 'skip', 'redrive', 'discard', 'replay', 'deliver']))
+				'subscribe', 'unsubscribe', 'pause', 'resume', 'seek', 'skip', 'redrive', 'discard', 'replay', 'deliver',
+				'retry_pending']))
 	LOOP
 		EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', signature, role);
 	END LOOP;

@@ -233,16 +233,11 @@ COMMENT ON FUNCTION inventory.replay(text, text, timestamptz, timestamptz, jsonb
 
 -- Where each subscription is.
 CREATE FUNCTION inventory.cursors() RETURNS SETOF inventory.delivery_cursor
-	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
-AS $$
-	SELECT DISTINCT ON (c.subscription_id, c.slice) c.*
-	FROM inventory.delivery_cursor c
-	JOIN inventory.subscription s ON s.subscription_id = c.subscription_id AND c.slice < s.workers
-	ORDER BY c.subscription_id, c.slice, c.cursor_no DESC
-$$;
+	LANGUAGE c VOLATILE ROWS 10 SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_cursors';
 REVOKE ALL ON FUNCTION inventory.cursors() FROM PUBLIC;
 COMMENT ON FUNCTION inventory.cursors() IS
-'The rows of delivery_cursor that count: the latest of each slice of each subscription.';
+'The rows of delivery_cursor that count: the latest of each slice of each subscription, as committed now.';
 
 -- Payloads are shown to the owner of the subscription, and to that of the
 -- extension; superusers have all roles.

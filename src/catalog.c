@@ -219,6 +219,13 @@ catalog_init(void)
 	RegisterSubXactCallback(catalog_subxact_callback, NULL);
 }
 
+/* Moves when codes may have been changed: what was read before is stale then. */
+uint64
+catalog_changes(void)
+{
+	return pg_atomic_read_u64(&shared->changed) + local_changed;
+}
+
 /*
  * Trigger: a statement has changed master data.
  */
@@ -301,7 +308,6 @@ catalog_find_relations(void)
 	}
 	r->sku = relation_named("sku", schema);
 	r->sku_key = relation_named("sku_key", schema);
-	r->sku_id_key = relation_named("sku_pkey", schema);
 	r->location = relation_named("location", schema);
 	r->location_key = relation_named("location_key", schema);
 	r->lot = relation_named("lot", schema);
@@ -333,6 +339,8 @@ catalog_find_relations(void)
 	r->cursor[0] = get_relname_relid("delivery_cursor_0", schema);
 	r->cursor[1] = get_relname_relid("delivery_cursor_1", schema);
 	catalog_find_outbox(schema, r);
+	r->command_result = get_relname_relid("command_result", schema);
+	r->command_result_key = get_relname_relid("command_result_pkey", schema);
 	r->event_types = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
 									 CStringGetDatum("event_type"),
 									 ObjectIdGetDatum(schema));
@@ -575,22 +583,6 @@ find_sku(const Codes *codes, Snapshot snapshot, StockItem *item)
 	item->floor = unlimited ? UNLIMITED_FLOOR :
 		Max(item->safety_stock - DatumGetInt64(limit), UNLIMITED_FLOOR);
 	lookup_end(&lookup);
-}
-
-/* 0 if there is no such SKU. */
-int64
-catalog_safety_stock(int64 sku_id, Snapshot snapshot)
-{
-	Lookup		lookup;
-	ScanKeyData key;
-	int64		safety_stock = 0;
-
-	id_key(&key, SKU_SKU_ID, sku_id);
-	lookup_begin(&lookup, catalog_relations()->sku, relations.sku_id_key, snapshot, &key, 1);
-	if (HeapTupleIsValid(lookup.tuple))
-		safety_stock = DatumGetInt64(lookup_value(&lookup, SKU_SAFETY_STOCK));
-	lookup_end(&lookup);
-	return safety_stock;
 }
 
 static void

@@ -10,7 +10,6 @@
 
 #include "datatype/timestamp.h"
 #include "utils/date.h"
-#include "utils/snapshot.h"
 
 /* Tables in the ring of messages. */
 #define OUTBOX_SEGMENTS 8
@@ -20,7 +19,6 @@ typedef struct CatalogRelations
 {
 	Oid			sku;
 	Oid			sku_key;
-	Oid			sku_id_key;
 	Oid			location;
 	Oid			location_key;
 	Oid			lot;
@@ -47,6 +45,8 @@ typedef struct CatalogRelations
 	Oid			outbox[OUTBOX_SEGMENTS];
 	Oid			outbox_xid[OUTBOX_SEGMENTS];
 	Oid			outbox_segment;
+	Oid			command_result;
+	Oid			command_result_key;
 	Oid			request;
 	Oid			request_key;
 	Oid			reservation;
@@ -111,6 +111,7 @@ extern Size catalog_shmem_size(void);
 extern void catalog_shmem_init(void);
 extern void catalog_init(void);
 
+extern uint64 catalog_changes(void);
 extern const CatalogRelations *catalog_relations(void);
 extern Oid	catalog_owner(void);
 
@@ -121,8 +122,6 @@ extern void catalog_create_item(const Codes *codes, StockItem *item);
 extern void catalog_check_promisable(const Codes *codes, const StockItem *item);
 extern void catalog_check_active(const Codes *codes, const StockItem *item);
 extern const Selection *catalog_selection(const Codes *codes);
-
-extern int64 catalog_safety_stock(int64 sku_id, Snapshot snapshot);
 
 extern bool catalog_item_promisable(const StockItem *item);
 extern bool catalog_lot_expired(const StockItem *item);

@@ -331,7 +331,8 @@ is_behind(const DeliveryItem *items, int at)
 }
 
 static void
-sink_outcome(const SinkMessage *message, DeliveryItem *item, SinkResult *result)
+sink_outcome(const Subscription *subscription, const SinkMessage *message,
+			 DeliveryItem *item, SinkResult *result)
 {
 	item->error = message->error[0] ? pstrdup(message->error) : NULL;
 	item->retry_after_ms = message->retry_after_ms;
@@ -341,7 +342,7 @@ sink_outcome(const SinkMessage *message, DeliveryItem *item, SinkResult *result)
 			item->outcome = OUTCOME_DONE;
 			break;
 		case SINK_RETRY_MESSAGE:
-			item->outcome = OUTCOME_RETRY;
+			item->outcome = delivery_failure(subscription, &item->message);
 			break;
 		case SINK_FAIL_MESSAGE:
 			item->outcome = OUTCOME_DEAD;
@@ -362,8 +363,8 @@ sink_outcome(const SinkMessage *message, DeliveryItem *item, SinkResult *result)
 }
 
 void
-sink_outcomes(const SinkMessage *messages, int sent, DeliveryItem *items, int count,
-			  SinkResult *result)
+sink_outcomes(const Subscription *subscription, const SinkMessage *messages, int sent,
+			  DeliveryItem *items, int count, SinkResult *result)
 {
 	int			next = 0;
 	bool		any_failed = false;
@@ -372,7 +373,7 @@ sink_outcomes(const SinkMessage *messages, int sent, DeliveryItem *items, int co
 	{
 		if (items[i].outcome != OUTCOME_NONE)
 			continue;
-		sink_outcome(&messages[next++], &items[i], result);
+		sink_outcome(subscription, &messages[next++], &items[i], result);
 		/* Whatever the sink says of those behind it: they wait for it. */
 		if (any_failed && is_behind(items, i))
 			items[i].outcome = OUTCOME_DEFERRED;

@@ -368,8 +368,8 @@ condemn(DeliveryItem *item)
 	}
 	else if (suspect_position == item->message.position && suspect_error[0])
 	{
-		item->outcome = OUTCOME_RETRY;
-		item->error = suspect_error;
+		item->outcome = delivery_failure(delivery.subscription, &item->message);
+		item->error = pstrdup(suspect_error);
 		suspect_error[0] = '\0';
 	}
 }
@@ -488,7 +488,7 @@ round_outside(DeliveryItem *items, int64 *wait_ms)
 	result.verdict = SINK_OK;
 	if (sent > 0)
 		sink_send(&sink, messages, sent, &result);
-	sink_outcomes(messages, sent, items, count, &result);
+	sink_outcomes(delivery.subscription, messages, sent, items, count, &result);
 
 	if (begin())
 		settle(items, count);

@@ -5,7 +5,7 @@
  *
  * A hold stops counting at its deadline whoever notices; see level.c.  The
  * expire event is written later, in whatever transaction gets to it: the next
- * reserve of the stock item, or expire_due().  So is the message that says so.
+ * reserve of the stock item, or expire_due().
  *
  *-------------------------------------------------------------------------
  */
@@ -27,9 +27,9 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-#include "announce.h"
 #include "catalog.h"
 #include "clock.h"
+#include "engine_message.h"
 #include "error.h"
 #include "event.h"
 #include "expiry.h"
@@ -158,59 +158,22 @@ expiry_init(void)
 	level_overdue_reader = expiry_read_overdue;
 }
 
-typedef struct OverdueLine
-{
-	int64		reservation_id;
-	int32		line_no;
-	int64		quantity;
-	TimestampTz deadline;
-	char	   *owner;			/* or NULL */
-} OverdueLine;
-
-/* The lines that have been settled, for the messages. */
-typedef struct Settled
-{
-	ExpiredLine *lines;
-	int			count;
-	int			allocated;
-} Settled;
-
-static void
-settled_add(Settled *settled, int64 stock_id, const OverdueLine *line)
-{
-	ExpiredLine *added;
-
-	if (settled->count == settled->allocated)
-	{
-		settled->allocated = Max(16, settled->allocated * 2);
-		settled->lines = settled->lines ?
-			repalloc(settled->lines, settled->allocated * sizeof(ExpiredLine)) :
-			palloc(settled->allocated * sizeof(ExpiredLine));
-	}
-	added = &settled->lines[settled->count++];
-	added->reservation_id = line->reservation_id;
-	added->line_no = line->line_no;
-	added->stock_id = stock_id;
-	added->quantity = line->quantity;
-	added->owner = line->owner;
-}
-
 /*
  * Locks overdue lines that nobody else has locked, without what this
  * transaction itself has written: if it rolled back, they would be as before.
  */
-static OverdueLine *
+static ExpiredLine *
 expiry_lock(int64 stock_id, TimestampTz now, int64 max_lines, int *count)
 {
 	static Statement statement = {
-		"SELECT r.reservation_id, r.line_no, r.quantity - r.shipped - r.released, r.expires_at, r.xmin, r.owner"
+		"SELECT r.reservation_id, r.line_no, r.quantity - r.shipped - r.released, r.expires_at, r.xmin"
 		" FROM inventory.reservation r"
 		" WHERE r.stock_id = $1 AND r.expires_at <= $2 AND r.state = 'held'"
 		" ORDER BY r.expires_at LIMIT $3 FOR UPDATE SKIP LOCKED",
 		3, {INT8OID, TIMESTAMPTZOID, INT8OID}
 	};
 	MemoryContext caller = CurrentMemoryContext;
-	OverdueLine *lines;
+	ExpiredLine *lines;
 	uint64		found;
 	Datum		values[3];
 
@@ -219,20 +182,17 @@ expiry_lock(int64 stock_id, TimestampTz now, int64 max_lines, int *count)
 	values[2] = Int64GetDatum(max_lines);
 	query_begin();
 	found = query_run(&statement, values, NULL);
-	lines = MemoryContextAlloc(caller, Max(found, 1) * sizeof(OverdueLine));
+	lines = MemoryContextAlloc(caller, Max(found, 1) * sizeof(ExpiredLine));
 	*count = 0;
 	for (uint64 i = 0; i < found; i++)
 	{
-		OverdueLine *line = &lines[*count];
+		ExpiredLine *line = &lines[*count];
 		bool		isnull;
 
 		line->reservation_id = query_int64(i, 1);
 		line->line_no = DatumGetInt32(query_value(i, 2, &isnull));
 		line->quantity = query_int64(i, 3);
 		line->deadline = query_int64(i, 4);
-		line->owner = query_text(i, 6);
-		if (line->owner)
-			line->owner = MemoryContextStrdup(caller, line->owner);
 		if (!TransactionIdIsCurrentTransactionId(DatumGetTransactionId(query_value(i, 5, &isnull))))
 			(*count)++;
 	}
@@ -241,7 +201,7 @@ expiry_lock(int64 stock_id, TimestampTz now, int64 max_lines, int *count)
 }
 
 static void
-expiry_update(const OverdueLine *line)
+expiry_update(const ExpiredLine *line)
 {
 	static Statement statement = {
 		"UPDATE inventory.reservation SET state = 'expired', released = quantity - shipped,"
@@ -257,15 +217,45 @@ expiry_update(const OverdueLine *line)
 	query_end();
 }
 
+static void
+settlement_add(Settlement *settlement, const ExpiredLine *lines, int count)
+{
+	int			needed = settlement->count + count;
+
+	if (needed > settlement->room)
+	{
+		settlement->room = Max(needed, 2 * settlement->room);
+		settlement->lines = settlement->lines == NULL ?
+			palloc_extended(settlement->room * sizeof(ExpiredLine), MCXT_ALLOC_HUGE) :
+			repalloc_huge(settlement->lines, settlement->room * sizeof(ExpiredLine));
+	}
+	if (count == 0)
+		return;
+	memcpy(settlement->lines + settlement->count, lines, count * sizeof(ExpiredLine));
+	settlement->count += count;
+}
+
+/* Tells, once per reservation, what has been expired. */
+void
+expiry_tell(Settlement *settlement)
+{
+	engine_message_expired(settlement->lines, settlement->count);
+	if (settlement->lines)
+		pfree(settlement->lines);
+	memset(settlement, 0, sizeof(Settlement));
+}
+
 /*
  * Writes expire events for overdue holds of a touched stock item, as far as no
- * other transaction is doing so.  Returns how many.
+ * other transaction is doing so, and adds them to the settlement.  Returns how
+ * many.
  */
-static int64
-expiry_settle(LevelTouch *touch, int64 stock_id, int64 max_lines, Settled *settled)
+int64
+expiry_write(LevelTouch *touch, int64 stock_id, int64 max_lines,
+			 Settlement *settlement)
 {
 	EventWriter writer;
-	OverdueLine *lines;
+	ExpiredLine *lines;
 	int			count;
 	int			written = 0;
 
@@ -275,7 +265,7 @@ expiry_settle(LevelTouch *touch, int64 stock_id, int64 max_lines, Settled *settl
 	event_writer_begin(&writer);
 	for (; written < count; written++)
 	{
-		OverdueLine *line = &lines[written];
+		ExpiredLine *line = &lines[written];
 		EventNote	note = {0};
 		Event		event = {0};
 
@@ -292,23 +282,12 @@ expiry_settle(LevelTouch *touch, int64 stock_id, int64 max_lines, Settled *settl
 		event.reservation_id = line->reservation_id;
 		event.note = &note;
 		event_write(&writer, &event);
-		settled_add(settled, stock_id, line);
 	}
 	event_writer_end(&writer);
 	if (written > 0)
 		level_settle_soon(touch, lines[0].deadline);
+	settlement_add(settlement, lines, written);
 	pfree(lines);
-	return written;
-}
-
-/* The same, with the messages of its reservations. */
-int64
-expiry_write(LevelTouch *touch, int64 stock_id, int64 max_lines)
-{
-	Settled		settled = {0};
-	int64		written = expiry_settle(touch, stock_id, max_lines, &settled);
-
-	announce_expired(settled.lines, settled.count);
 	return written;
 }
 
@@ -341,17 +320,17 @@ expiry_find_items(int64 max_lines, int *count)
 int64
 expiry_run(int64 max_lines)
 {
+	Settlement	settlement = {0};
 	int64		written = 0;
-	Settled		settled = {0};
 	int64	   *items;
 	int			count;
 
 	event_prepare();
 	items = expiry_find_items(max_lines, &count);
 	for (int i = 0; i < count && written < max_lines; i++)
-		written += expiry_settle(level_touch(items[i], false), items[i],
-								 max_lines - written, &settled);
-	announce_expired(settled.lines, settled.count);
+		written += expiry_write(level_touch(items[i], false), items[i],
+								max_lines - written, &settlement);
+	expiry_tell(&settlement);
 	pfree(items);
 	return written;
 }

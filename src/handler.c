@@ -63,7 +63,6 @@ struct Handler
 {
 	const Subscription *subscription;
 	MemoryContext context;		/* of one chunk */
-	MemoryContext caller;		/* of what outlives it */
 	MemoryContext function_context; /* of one transaction */
 	FmgrInfo	function;
 	TupleDesc	descriptor;
@@ -199,14 +198,8 @@ handle_one(Handler *handler, DeliveryItem *item)
 		item->outcome = OUTCOME_DONE;
 	}
 	else
-	{
-		char	   *reason = NULL;
-		CommandOutcome outcome = command_execute(&item->message, &item->due_at, &reason);
-
-		item->outcome = outcome == COMMAND_DONE ? OUTCOME_DONE :
-			outcome == COMMAND_LATER ? OUTCOME_LATER : OUTCOME_DEAD;
-		item->error = reason ? MemoryContextStrdup(handler->caller, reason) : NULL;
-	}
+		item->outcome = command_execute(&item->message, &item->due_at) == COMMAND_DONE ?
+			OUTCOME_DONE : OUTCOME_LATER;
 	PopActiveSnapshot();
 }
 
@@ -267,7 +260,6 @@ chunk_try(Handler *handler, DeliveryItem *items, int count, ChunkError *error)
 	bool		timed;
 	volatile bool succeeded = false;
 
-	handler->caller = caller;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(handler->context);
 	timeout_begin(handler, &timed);
@@ -321,6 +313,14 @@ is_conflict(int sqlerrcode)
 		sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
 }
 
+/* It is no use to try again. */
+static bool
+is_final(const Handler *handler, int sqlerrcode)
+{
+	return handler->subscription->kind == SINK_KIND_COMMAND ?
+		command_error_is_final(sqlerrcode) : sqlerrcode == ERRCODE_IV_MESSAGE_REFUSED;
+}
+
 static void
 handle_alone(Handler *handler, DeliveryItem *item)
 {
@@ -337,9 +337,10 @@ handle_alone(Handler *handler, DeliveryItem *item)
 	if (!handler_is_message_error(error.sqlerrcode))
 		ereport(ERROR,
 				(errcode(error.sqlerrcode), errmsg_internal("%s", error.message)));
-	item->outcome = error.sqlerrcode == ERRCODE_IV_MESSAGE_REFUSED ?
-		OUTCOME_DEAD : OUTCOME_RETRY;
+	item->outcome = is_final(handler, error.sqlerrcode) ? OUTCOME_DEAD :
+		delivery_failure(handler->subscription, &item->message);
 	item->error = error.message;
+	item->sqlerrcode = error.sqlerrcode;
 }
 
 /* Whether an earlier message with the key has just failed. */

@@ -27,6 +27,7 @@
 
 #include "catalog.h"
 #include "clock.h"
+#include "command.h"
 #include "compat.h"
 #include "delivery_slot.h"
 #include "drop.h"
@@ -210,6 +211,13 @@ _PG_init(void)
 							&outbox_max_message_size,
 							1024 * 1024, 1024, 128 * 1024 * 1024,
 							PGC_SUSET, GUC_UNIT_BYTE,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("inventory.command_overdue",
+							"Sets after what time a command that is not finished is overdue.",
+							NULL,
+							&command_overdue,
+							300, 1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S,
 							NULL, NULL, NULL);
 	DefineCustomStringVariable("inventory.http_allow",
 							   "Sets the hosts and networks that webhooks may go to although they are private, or without TLS.",

@@ -19,8 +19,8 @@
 #include "utils/lsyscache.h"
 #include "utils/xid8.h"
 
-#include "announce.h"
 #include "call.h"
+#include "engine_message.h"
 #include "error.h"
 #include "lines.h"
 #include "query.h"
@@ -35,7 +35,6 @@ typedef struct Movement
 	int64		on_hand_delta;
 	bool		promise;		/* stops at the floor of available */
 	bool		counts;			/* on hand becomes quantity, if as expected */
-	bool		announced;		/* by a message */
 	int64		quantity;
 	int64		expected;
 	int64		reverses;		/* or 0 */
@@ -373,16 +372,26 @@ movement_write(EventWriter *writer, Movement **sorted, int count)
 	pfree(events);
 }
 
+/* Publishes what has been put right. */
 static void
-movement_announce(const Movement *movement)
+movement_tell(const Movement *movements, int count, const text *actor)
 {
-	Event		event = {0};
+	for (int i = 0; i < count; i++)
+	{
+		const Movement *movement = &movements[i];
 
-	event.event_id = movement->event_id;
-	event.type = movement->type;
-	event.on_hand_delta = movement->on_hand_delta;
-	event.note = movement->note;
-	announce_adjustment(&movement->codes, &event);
+		if (movement->type == EVENT_ADJUST || movement->type == EVENT_COUNT)
+			engine_message_adjusted(&(Adjustment) {
+				.event_id = movement->event_id,
+				.type = movement->type,
+				.codes = &movement->codes,
+				.delta = movement->on_hand_delta,
+				.expected = movement->expected,
+				.counted = movement->quantity,
+				.note = movement->note,
+				.actor = actor,
+			});
+	}
 }
 
 /*
@@ -429,11 +438,8 @@ movement_execute(Call *call, Movement *movements, int count, bool returns_count)
 		movement_write(&writer, sorted, count);
 	}
 	event_writer_end(&writer);
-	for (int i = 0; recorded && i < count; i++)
-	{
-		if (movements[i].announced)
-			movement_announce(&movements[i]);
-	}
+	if (recorded)
+		movement_tell(movements, count, writer.actor);
 }
 
 /* ---- Functions of one movement ---- */
@@ -514,7 +520,7 @@ Datum
 inventory_adjust(PG_FUNCTION_ARGS)
 {
 	static const CallLayout layout = {6, 7, 3, 8, 9};
-	Movement	movement = {.type = EVENT_ADJUST, .announced = true};
+	Movement	movement = {.type = EVENT_ADJUST};
 	Call		call;
 
 	if (call_begin(&call, fcinfo, OPERATION_ADJUST, &layout))
@@ -545,7 +551,7 @@ Datum
 inventory_set_on_hand(PG_FUNCTION_ARGS)
 {
 	static const CallLayout layout = {7, 8, 4, 9, 10};
-	Movement	movement = {.type = EVENT_COUNT, .counts = true, .announced = true};
+	Movement	movement = {.type = EVENT_COUNT, .counts = true};
 	Call		call;
 
 	if (call_begin(&call, fcinfo, OPERATION_SET_ON_HAND, &layout))
