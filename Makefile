@@ -5,8 +5,8 @@ OBJS = $(patsubst %.c,%.o,$(wildcard src/*.c))
 PGFILEDESC = "inventory - inventory engine"
 
 # The install script is joined from one file per capability, in this order.
-SQL = schema clock catalog event outbox endpoint subscription delivery partition tick request movement reservation \
-	availability projection stat progress archive maintenance history chain worker verify rebuild restore access
+SQL = schema clock catalog event outbox endpoint subscription delivery stat_subscription partition tick request movement reservation \
+	availability projection stat progress archive maintenance command history chain worker verify rebuild restore access
 DATA = $(wildcard sql/upgrade/$(EXTENSION)--*.sql)
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
 EXTRA_CLEAN = $(EXTENSION)--*.sql $(EXTENSION)_sink_*.so src/sink/*.o

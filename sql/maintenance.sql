@@ -7,4 +7,4 @@ CREATE FUNCTION inventory.maintain(OUT task text, OUT done bigint) RETURNS SETOF
 	AS 'MODULE_PATHNAME', 'inventory_maintain';
 REVOKE ALL ON FUNCTION inventory.maintain() FROM PUBLIC;
 COMMENT ON FUNCTION inventory.maintain() IS
-'Makes event partitions ahead, removes request rows older than inventory.request_retention, and keeps the index on event numbers up; returns how much of each it did. Workers do this by themselves.';
+'Makes event partitions ahead, removes request rows older than inventory.request_retention, keeps the index on event numbers up, and closes and empties tables of messages; returns how much of each it did. Workers do this by themselves.';

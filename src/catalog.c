@@ -272,6 +272,21 @@ relation_owner(Oid relation_id)
 }
 
 static void
+catalog_find_outbox(Oid schema, CatalogRelations *r)
+{
+	r->outbox_segment = get_relname_relid("outbox_segment", schema);
+	for (int i = 0; i < OUTBOX_SEGMENTS; i++)
+	{
+		char		name[NAMEDATALEN];
+
+		snprintf(name, sizeof(name), "outbox_%d", i);
+		r->outbox[i] = get_relname_relid(name, schema);
+		snprintf(name, sizeof(name), "outbox_%d_xid_idx", i);
+		r->outbox_xid[i] = get_relname_relid(name, schema);
+	}
+}
+
+static void
 catalog_find_relations(void)
 {
 	static bool registered = false;
@@ -316,6 +331,9 @@ catalog_find_relations(void)
 	r->subscription_sequence = get_relname_relid("subscription_subscription_id_seq", schema);
 	r->cursor[0] = get_relname_relid("delivery_cursor_0", schema);
 	r->cursor[1] = get_relname_relid("delivery_cursor_1", schema);
+	catalog_find_outbox(schema, r);
+	r->command_result = get_relname_relid("command_result", schema);
+	r->command_result_key = get_relname_relid("command_result_pkey", schema);
 	r->event_types = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
 									 CStringGetDatum("event_type"),
 									 ObjectIdGetDatum(schema));

@@ -11,6 +11,9 @@
 #include "datatype/timestamp.h"
 #include "utils/date.h"
 
+/* Tables in the ring of messages. */
+#define OUTBOX_SEGMENTS 8
+
 /* The tables, sequences and indexes of the extension in this database. */
 typedef struct CatalogRelations
 {
@@ -39,6 +42,11 @@ typedef struct CatalogRelations
 	Oid			subscription_key;
 	Oid			subscription_sequence;
 	Oid			cursor[2];
+	Oid			outbox[OUTBOX_SEGMENTS];
+	Oid			outbox_xid[OUTBOX_SEGMENTS];
+	Oid			outbox_segment;
+	Oid			command_result;
+	Oid			command_result_key;
 	Oid			request;
 	Oid			request_key;
 	Oid			reservation;

@@ -10,23 +10,33 @@
 
 #include "message.h"
 
+/* Setting: seconds after which a pending command is overdue. */
+extern int	command_overdue;
+
 /* What becomes of a command that is due now or later. */
 typedef enum CommandOutcome
 {
 	COMMAND_DONE,				/* executed now, or already, or cancelled */
 	COMMAND_LATER,				/* its time has not come: see *due_at */
-	COMMAND_DEAD,				/* cannot be executed any more: see *reason */
 } CommandOutcome;
 
 /*
  * Executes a command, in a subtransaction of the caller's that is rolled back
- * when this raises an error.
+ * when this raises an error.  Sets event_actor, which the caller resets.
  */
-extern CommandOutcome command_execute(const Message *message, TimestampTz *due_at,
-									  char **reason);
+extern CommandOutcome command_execute(const Message *message, TimestampTz *due_at);
+
+/* An error that comes again however often the command is tried. */
+extern bool command_error_is_final(int sqlerrcode);
+
+/* After how many attempts it is given up; most, as far as the subscription says. */
+extern int	command_max_attempts(const Message *message, int most);
 
 /* It has failed for the last time: its compensation is handed in, the commands
  * of its saga are compensated, inventory.command.dead is published. */
-extern void command_dead(const Message *message, const char *reason);
+extern void command_dead(const Message *message, const char *error, int sqlerrcode);
+
+/* Removes what is older than a time from some blocks of the results. */
+extern int64 command_sweep(BlockNumber first, BlockNumber until, TimestampTz before);
 
 #endif							/* INVENTORY_COMMAND_H */

@@ -8,6 +8,7 @@
 #ifndef INVENTORY_CURSOR_H
 #define INVENTORY_CURSOR_H
 
+#include "access/transam.h"
 #include "datatype/timestamp.h"
 
 #include "tick.h"
@@ -19,8 +20,9 @@
  */
 #define CURSOR_EPOCH_SHIFT 40
 
-/* Before all transactions, restored ones too.  sql/restore.sql knows it. */
-#define CURSOR_BEGINNING XID_FIRST
+/* Before all transactions, restored ones too, and yet an id that pg_snapshot
+ * takes.  sql/restore.sql knows it. */
+#define CURSOR_BEGINNING (XID_FIRST + FirstNormalTransactionId)
 
 typedef struct Cursor
 {

@@ -66,6 +66,7 @@ deliver_slice(Delivery *delivery, int64 max)
 	DeliveryItem *items = palloc(delivery->subscription->batch * sizeof(DeliveryItem));
 	int64		handled = 0;
 
+	handler_prepare(handler);
 	while (handled < max)
 	{
 		int			count;

@@ -255,6 +255,17 @@ delivery_take(Delivery *delivery, DeliveryItem *items, int max, bool once)
 
 /* ---- Settling ---- */
 
+/* What a failure comes to: those behind it wait only if it is tried again. */
+Outcome
+delivery_failure(const Subscription *subscription, const Message *message)
+{
+	int			most = subscription->max_attempts;
+
+	if (subscription->kind == SINK_KIND_COMMAND)
+		most = command_max_attempts(message, most);
+	return message->attempts + 1 < most ? OUTCOME_RETRY : OUTCOME_DEAD;
+}
+
 static void
 announce_dead(const Delivery *delivery, const DeliveryItem *item)
 {
@@ -293,14 +304,14 @@ note_of(Delivery *delivery, DeliveryItem *item)
 {
 	const Subscription *subscription = delivery->subscription;
 	ParkedNote	note = {PARKED_DEFERRED, 0, item->error};
-	int			attempts = item->message.attempts + 1;
 	int64		wait;
 
 	switch (item->outcome)
 	{
 		case OUTCOME_RETRY:
-			note.state = attempts < subscription->max_attempts ? PARKED_RETRY : PARKED_DEAD;
-			wait = Max(subscription_backoff_ms(subscription, attempts), item->retry_after_ms);
+			note.state = PARKED_RETRY;
+			wait = Max(subscription_backoff_ms(subscription, item->message.attempts + 1),
+					   item->retry_after_ms);
 			note.due_at = TimestampTzPlusMilliseconds(clock_time(), wait);
 			break;
 		case OUTCOME_DEAD:
@@ -333,7 +344,7 @@ settle_failed(Delivery *delivery, DeliveryItem *item)
 		return;
 	delivery->count.dead++;
 	if (delivery->subscription->kind == SINK_KIND_COMMAND)
-		command_dead(&item->message, item->error);
+		command_dead(&item->message, item->error, item->sqlerrcode);
 	else
 		announce_dead(delivery, item);
 }

@@ -32,6 +32,7 @@ typedef struct DeliveryItem
 	TimestampTz due_at;
 	int64		retry_after_ms; /* at least; or 0 */
 	const char *error;			/* or NULL */
+	int			sqlerrcode;		/* of a handler; or 0 */
 } DeliveryItem;
 
 /* What settling has come to. */
@@ -64,6 +65,7 @@ extern bool delivery_is_current(const Delivery *delivery);
 
 extern bool delivery_open_window(Delivery *delivery);
 extern int	delivery_take(Delivery *delivery, DeliveryItem *items, int max, bool once);
+extern Outcome delivery_failure(const Subscription *subscription, const Message *message);
 extern void delivery_settle(Delivery *delivery, DeliveryItem *items, int count);
 extern void delivery_flush(Delivery *delivery);
 

@@ -144,7 +144,6 @@ sink_prepare(DeliverySink *sink, const Subscription *subscription)
 	if (sink->routine && sink->options && sink->endpoint_changes == changes)
 		return;
 	sink_close(sink);
-	sink->options = NULL;
 	sink->routine = sink_load(endpoint_sink(subscription->sink));
 	sink_read_options(sink, subscription);
 	sink->endpoint_changes = changes;
@@ -272,12 +271,15 @@ sink_messages(const Subscription *subscription, const DeliveryItem *items, int c
 
 /* ---- Sending ---- */
 
+/* Before it is opened again, sink_prepare() reads the options: a secret may have
+ * been changed in its file. */
 void
 sink_close(DeliverySink *sink)
 {
 	if (sink->connection)
 		sink->routine->close(sink->connection);
 	sink->connection = NULL;
+	sink->options = NULL;
 }
 
 static bool
@@ -287,6 +289,8 @@ sink_open(DeliverySink *sink, SinkResult *result)
 		return true;
 	sink->connection = sink->routine->open(sink->options, sink->option_count, &host,
 										   &result->verdict, result->error);
+	if (sink->connection == NULL)
+		sink->options = NULL;
 	return sink->connection != NULL;
 }
 
@@ -327,7 +331,8 @@ is_behind(const DeliveryItem *items, int at)
 }
 
 static void
-sink_outcome(const SinkMessage *message, DeliveryItem *item, SinkResult *result)
+sink_outcome(const Subscription *subscription, const SinkMessage *message,
+			 DeliveryItem *item, SinkResult *result)
 {
 	item->error = message->error[0] ? pstrdup(message->error) : NULL;
 	item->retry_after_ms = message->retry_after_ms;
@@ -337,7 +342,7 @@ sink_outcome(const SinkMessage *message, DeliveryItem *item, SinkResult *result)
 			item->outcome = OUTCOME_DONE;
 			break;
 		case SINK_RETRY_MESSAGE:
-			item->outcome = OUTCOME_RETRY;
+			item->outcome = delivery_failure(subscription, &item->message);
 			break;
 		case SINK_FAIL_MESSAGE:
 			item->outcome = OUTCOME_DEAD;
@@ -358,8 +363,8 @@ sink_outcome(const SinkMessage *message, DeliveryItem *item, SinkResult *result)
 }
 
 void
-sink_outcomes(const SinkMessage *messages, int sent, DeliveryItem *items, int count,
-			  SinkResult *result)
+sink_outcomes(const Subscription *subscription, const SinkMessage *messages, int sent,
+			  DeliveryItem *items, int count, SinkResult *result)
 {
 	int			next = 0;
 	bool		any_failed = false;
@@ -368,7 +373,7 @@ sink_outcomes(const SinkMessage *messages, int sent, DeliveryItem *items, int co
 	{
 		if (items[i].outcome != OUTCOME_NONE)
 			continue;
-		sink_outcome(&messages[next++], &items[i], result);
+		sink_outcome(subscription, &messages[next++], &items[i], result);
 		/* Whatever the sink says of those behind it: they wait for it. */
 		if (any_failed && is_behind(items, i))
 			items[i].outcome = OUTCOME_DEFERRED;

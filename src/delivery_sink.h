@@ -44,7 +44,7 @@ extern void sink_send(DeliverySink *sink, SinkMessage *messages, int count,
 extern void sink_idle(DeliverySink *sink);
 extern void sink_close(DeliverySink *sink);
 
-extern void sink_outcomes(const SinkMessage *messages, int sent, DeliveryItem *items,
-						  int count, SinkResult *result);
+extern void sink_outcomes(const Subscription *subscription, const SinkMessage *messages,
+						  int sent, DeliveryItem *items, int count, SinkResult *result);
 
 #endif							/* INVENTORY_DELIVERY_SINK_H */

@@ -217,6 +217,14 @@ delivery_has_work(int index)
 	return pg_atomic_read_u32(&bells[index].work) != 0;
 }
 
+/* There is something to look at, although no message. */
+void
+delivery_ring(int index)
+{
+	pg_atomic_write_u32(&bells[index].work, 1);
+	delivery_set_latch(index);
+}
+
 void
 delivery_wake_all(void)
 {

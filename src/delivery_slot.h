@@ -37,6 +37,7 @@ typedef struct DeliverySlot
 	int			subscription_id;
 	int			slice;
 	bool		wanted;			/* is to have a process, says the worker */
+	int64		generation;		/* of the subscription, as the worker saw it */
 	int			pid;			/* 0: no process */
 	int			failures;		/* processes in a row that failed soon */
 	bool		clean;			/* the process before has left by itself */
@@ -83,6 +84,7 @@ extern void delivery_release_latch(int index);
 extern bool delivery_take_work(int index);
 extern bool delivery_has_work(int index);
 extern void delivery_set_latch(int index);
+extern void delivery_ring(int index);
 
 /* This transaction has written something that subscriptions may want: bits as
  * in topic.h.  For those who write messages. */

@@ -89,9 +89,14 @@ want(const Subscription *subscription)
 											   subscription->subscription_id, slice);
 
 		if (index < 0)
+		{
 			log_no_slot();
-		else
-			delivery_slots[index].wanted = subscription->active;
+			continue;
+		}
+		delivery_slots[index].wanted = subscription->active;
+		if (delivery_slots[index].generation != subscription->generation)
+			delivery_ring(index);
+		delivery_slots[index].generation = subscription->generation;
 	}
 }
 
@@ -192,4 +197,18 @@ delivery_terminate(Oid database)
 	}
 	deliveries_unlock();
 	return any;
+}
+
+void
+delivery_dismiss(void)
+{
+	deliveries_lock(LW_EXCLUSIVE);
+	for (int i = 0; i < delivery_max; i++)
+	{
+		if (delivery_slots[i].database != MyDatabaseId)
+			continue;
+		delivery_slots[i].wanted = false;
+		delivery_set_latch(i);
+	}
+	deliveries_unlock();
 }

@@ -306,8 +306,12 @@ prepare(void)
 	preparing = true;
 	if (delivery.subscription->kind == SINK_KIND_SERVER)
 		sink_prepare(&sink, delivery.subscription);
-	else if (handler == NULL)
-		handler = handler_begin(delivery.subscription);
+	else
+	{
+		if (handler == NULL)
+			handler = handler_begin(delivery.subscription);
+		handler_prepare(handler);
+	}
 	preparing = false;
 	MemoryContextSwitchTo(old);
 }
@@ -364,8 +368,8 @@ condemn(DeliveryItem *item)
 	}
 	else if (suspect_position == item->message.position && suspect_error[0])
 	{
-		item->outcome = OUTCOME_RETRY;
-		item->error = suspect_error;
+		item->outcome = delivery_failure(delivery.subscription, &item->message);
+		item->error = pstrdup(suspect_error);
 		suspect_error[0] = '\0';
 	}
 }
@@ -484,7 +488,7 @@ round_outside(DeliveryItem *items, int64 *wait_ms)
 	result.verdict = SINK_OK;
 	if (sent > 0)
 		sink_send(&sink, messages, sent, &result);
-	sink_outcomes(messages, sent, items, count, &result);
+	sink_outcomes(delivery.subscription, messages, sent, items, count, &result);
 
 	if (begin())
 		settle(items, count);

@@ -41,6 +41,7 @@
 #define SECRET_PREFIX "whsec_"
 #define SECRET_LEAST_BYTES 16
 #define SECRET_GREATEST_BYTES 64
+#define SECRETS_AT_MOST 8
 
 static char *read_boolean(const EndpointOption *, const char *, const char *);
 static char *read_number(const EndpointOption *, const char *, const char *);
@@ -78,7 +79,7 @@ static const EndpointOption option_table[] = {
 	{"rabbitmq", "port", AT_SERVER, read_number, 1, 65535},
 	{"rabbitmq", "vhost", AT_SERVER, read_text, .fallback = "/"},
 	{"rabbitmq", "exchange", AT_SERVER_OR_SUBSCRIPTION, read_text, .fallback = ""},
-	{"rabbitmq", "routing_key", AT_SERVER_OR_SUBSCRIPTION, read_template, .words = "{topic} {key}", .fallback = "{topic}"},
+	{"rabbitmq", "routing_key", AT_SERVER_OR_SUBSCRIPTION, read_template, .words = "{topic} {key} {sku}", .fallback = "{topic}"},
 	{"rabbitmq", "mandatory", AT_SERVER_OR_SUBSCRIPTION, read_boolean, .fallback = "on"},
 	{"rabbitmq", "timeout", AT_SERVER, read_duration, 10, HOUR, .fallback = "30 seconds"},
 	{"rabbitmq", "connect_timeout", AT_SERVER, read_duration, 10, HOUR, .fallback = "5 seconds"},
@@ -96,8 +97,12 @@ static const EndpointOption option_table[] = {
 	{"redis", "database", AT_SERVER, read_number, 0, 65535, .fallback = "0"},
 	{"redis", "timeout", AT_SERVER, read_duration, 10, HOUR, .fallback = "30 seconds"},
 	{"redis", "connect_timeout", AT_SERVER, read_duration, 10, HOUR, .fallback = "5 seconds"},
+	{"redis", "tls", AT_SERVER, read_boolean, .fallback = "off"},
+	{"redis", "ca_file", AT_SERVER, read_path},
+	{"redis", "verify", AT_SERVER, read_boolean, .fallback = "on"},
 	{"redis", "mode", AT_SERVER_OR_SUBSCRIPTION, read_choice, .words = "stream publish cache", .fallback = "stream"},
 	{"redis", "name", AT_SERVER_OR_SUBSCRIPTION, read_template, .words = "{topic} {key} {sku}"},
+	{"redis", "entry_id", AT_SERVER_OR_SUBSCRIPTION, read_choice, .words = "position auto", .fallback = "position"},
 	{"redis", "maxlen", AT_SERVER_OR_SUBSCRIPTION, read_number, 1, PG_INT64_MAX},
 	{"redis", "cache", AT_SERVER_OR_SUBSCRIPTION, read_choice, .words = "del set", .fallback = "del"},
 	{"redis", "ttl", AT_SERVER_OR_SUBSCRIPTION, read_duration, 1, 3650 * DAY},
@@ -537,6 +542,7 @@ read_signing_secret(const EndpointOption *option, const char *name, const char *
 	StringInfoData secrets;
 	char	   *rest = pstrdup(value);
 	char	   *secret;
+	int			count = 0;
 
 	initStringInfo(&secrets);
 	while ((secret = strsep(&rest, " \t\r\n")) != NULL)
@@ -544,6 +550,8 @@ read_signing_secret(const EndpointOption *option, const char *name, const char *
 		if (secret[0] == '\0')
 			continue;
 		check_signing_secret(name, secret);
+		if (++count > SECRETS_AT_MOST)
+			invalid_value(name, "It has more than %d secrets.", SECRETS_AT_MOST);
 		appendStringInfo(&secrets, "%s%s", secrets.len > 0 ? " " : "", secret);
 	}
 	if (secrets.len == 0)

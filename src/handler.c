@@ -63,7 +63,7 @@ struct Handler
 {
 	const Subscription *subscription;
 	MemoryContext context;		/* of one chunk */
-	MemoryContext caller;		/* of what outlives it */
+	MemoryContext function_context; /* of one transaction */
 	FmgrInfo	function;
 	TupleDesc	descriptor;
 	int			chunk;
@@ -98,18 +98,6 @@ handler_function(const Subscription *subscription, Oid type)
 	return function;
 }
 
-static void
-handler_find(Handler *handler)
-{
-	Oid			schema = get_namespace_oid("inventory", false);
-	Oid			type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
-									   CStringGetDatum("message"),
-									   ObjectIdGetDatum(schema));
-
-	fmgr_info(handler_function(handler->subscription, type), &handler->function);
-	handler->descriptor = BlessTupleDesc(lookup_rowtype_tupdesc_copy(type, -1));
-}
-
 /* In the current memory context. */
 Handler *
 handler_begin(const Subscription *subscription)
@@ -120,17 +108,39 @@ handler_begin(const Subscription *subscription)
 	handler->chunk = 1;
 	handler->context = AllocSetContextCreate(CurrentMemoryContext, "inventory handler",
 											 ALLOCSET_DEFAULT_SIZES);
-	if (subscription->kind == SINK_KIND_FUNCTION)
-	{
-		if (!OidIsValid(subscription->owner) ||
-			!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(subscription->owner)))
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("the owner of subscription \"%s\" does not exist any more",
-							subscription->name)));
-		handler_find(handler);
-	}
+	handler->function_context = AllocSetContextCreate(CurrentMemoryContext,
+													  "inventory handler function",
+													  ALLOCSET_SMALL_SIZES);
 	return handler;
+}
+
+static void
+check_owner(const Subscription *subscription)
+{
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(subscription->owner)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the owner of subscription \"%s\" does not exist any more",
+						subscription->name)));
+}
+
+/* In every transaction: finds the function, which may have been changed. */
+void
+handler_prepare(Handler *handler)
+{
+	MemoryContext old;
+	Oid			type;
+
+	if (handler->subscription->kind != SINK_KIND_FUNCTION)
+		return;
+	check_owner(handler->subscription);
+	type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("message"),
+						   ObjectIdGetDatum(get_namespace_oid("inventory", false)));
+	MemoryContextReset(handler->function_context);
+	old = MemoryContextSwitchTo(handler->function_context);
+	fmgr_info(handler_function(handler->subscription, type), &handler->function);
+	handler->descriptor = BlessTupleDesc(lookup_rowtype_tupdesc_copy(type, -1));
+	MemoryContextSwitchTo(old);
 }
 
 static Datum
@@ -188,14 +198,8 @@ handle_one(Handler *handler, DeliveryItem *item)
 		item->outcome = OUTCOME_DONE;
 	}
 	else
-	{
-		char	   *reason = NULL;
-		CommandOutcome outcome = command_execute(&item->message, &item->due_at, &reason);
-
-		item->outcome = outcome == COMMAND_DONE ? OUTCOME_DONE :
-			outcome == COMMAND_LATER ? OUTCOME_LATER : OUTCOME_DEAD;
-		item->error = reason ? MemoryContextStrdup(handler->caller, reason) : NULL;
-	}
+		item->outcome = command_execute(&item->message, &item->due_at) == COMMAND_DONE ?
+			OUTCOME_DONE : OUTCOME_LATER;
 	PopActiveSnapshot();
 }
 
@@ -256,7 +260,6 @@ chunk_try(Handler *handler, DeliveryItem *items, int count, ChunkError *error)
 	bool		timed;
 	volatile bool succeeded = false;
 
-	handler->caller = caller;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(handler->context);
 	timeout_begin(handler, &timed);
@@ -310,6 +313,14 @@ is_conflict(int sqlerrcode)
 		sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
 }
 
+/* It is no use to try again. */
+static bool
+is_final(const Handler *handler, int sqlerrcode)
+{
+	return handler->subscription->kind == SINK_KIND_COMMAND ?
+		command_error_is_final(sqlerrcode) : sqlerrcode == ERRCODE_IV_MESSAGE_REFUSED;
+}
+
 static void
 handle_alone(Handler *handler, DeliveryItem *item)
 {
@@ -326,9 +337,10 @@ handle_alone(Handler *handler, DeliveryItem *item)
 	if (!handler_is_message_error(error.sqlerrcode))
 		ereport(ERROR,
 				(errcode(error.sqlerrcode), errmsg_internal("%s", error.message)));
-	item->outcome = error.sqlerrcode == ERRCODE_IV_MESSAGE_REFUSED ?
-		OUTCOME_DEAD : OUTCOME_RETRY;
+	item->outcome = is_final(handler, error.sqlerrcode) ? OUTCOME_DEAD :
+		delivery_failure(handler->subscription, &item->message);
 	item->error = error.message;
+	item->sqlerrcode = error.sqlerrcode;
 }
 
 /* Whether an earlier message with the key has just failed. */

@@ -12,13 +12,14 @@
 
 typedef struct Handler Handler;
 
-/* Raises an error if the function cannot be called. */
 extern Handler *handler_begin(const Subscription *subscription);
+
+/* In every transaction; raises an error if the function cannot be called. */
+extern void handler_prepare(Handler *handler);
 
 /*
  * Handles the messages in the present transaction and sets their outcomes, as
- * many as fit into some time.  With "alone", each in a subtransaction of its
- * own from the start.
+ * many as fit into some time.
  */
 extern void handler_run(Handler *handler, DeliveryItem *items, int count);
 

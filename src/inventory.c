@@ -27,6 +27,7 @@
 
 #include "catalog.h"
 #include "clock.h"
+#include "command.h"
 #include "compat.h"
 #include "delivery_slot.h"
 #include "drop.h"
@@ -36,6 +37,7 @@
 #include "inventory.h"
 #include "level.h"
 #include "maintenance.h"
+#include "outbox.h"
 #include "partition.h"
 #include "progress.h"
 #include "projection.h"
@@ -188,6 +190,34 @@ _PG_init(void)
 							&delivery_max,
 							64, 1, 10000,
 							PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("inventory.outbox_retention",
+							"Sets how long messages are kept after all subscriptions have had them.",
+							"seek() and replay() go back no further.",
+							&outbox_retention,
+							24 * 3600, 0, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("inventory.outbox_segment_size",
+							"Sets how large a table of the ring of messages becomes.",
+							"There are eight of them; one is emptied as a whole.",
+							&outbox_segment_size,
+							256 * 1024, 64, INT_MAX,
+							PGC_SUSET, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("inventory.max_message_size",
+							"Sets how large the payload and the headers of a message can be.",
+							NULL,
+							&outbox_max_message_size,
+							1024 * 1024, 1024, 128 * 1024 * 1024,
+							PGC_SUSET, GUC_UNIT_BYTE,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("inventory.command_overdue",
+							"Sets after what time a command that is not finished is overdue.",
+							NULL,
+							&command_overdue,
+							300, 1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_S,
 							NULL, NULL, NULL);
 	DefineCustomStringVariable("inventory.http_allow",
 							   "Sets the hosts and networks that webhooks may go to although they are private, or without TLS.",

@@ -25,6 +25,8 @@ typedef enum EngineLockClass
 								 * its cursors: exclusive; until commit */
 	ENGINE_LOCK_DELIVERY,		/* being the one who delivers a slice; until the
 								 * process or the transaction ends */
+	ENGINE_LOCK_REQUEST,		/* recording a request after its effect; released at
+								 * once */
 } EngineLockClass;
 
 /* Stock items share this many work locks, so that no transaction holds more. */

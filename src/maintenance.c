@@ -2,7 +2,8 @@
  *
  * maintenance.c
  *		What has to be done now and then: event partitions ahead, old request
- *		rows away, the index on event numbers kept up.
+ *		rows away, the index on event numbers kept up, the ring of messages
+ *		and the journal of cursors emptied.
  *
  * The worker calls maintenance_run() again and again; it does one piece and
  * returns, and once a minute it looks whether there is one.  maintain() does
@@ -17,6 +18,8 @@
  * the table stays as large as the rows of the retention and of the time between
  * two sweeps.  A sweep comes once in a thirtieth of the retention, at most once
  * an hour; where it has come to is remembered by the process.
+ *
+ * Results of commands are swept in the same way (command.c).
  *
  * A request that is just being repeated while its row goes is a new request
  * afterwards, as it would be a moment later.
@@ -44,9 +47,11 @@
 
 #include "catalog.h"
 #include "clock.h"
+#include "command.h"
 #include "cursor.h"
 #include "inventory.h"
 #include "maintenance.h"
+#include "outbox.h"
 #include "partition.h"
 #include "progress.h"
 #include "query.h"
@@ -63,6 +68,7 @@ typedef struct Sweep
 {
 	BlockNumber next;			/* 0: at the beginning */
 	TimestampTz due;			/* when the next one begins */
+	bool		commands;		/* results of commands rather than requests */
 } Sweep;
 
 int			maintenance_request_retention = 30;
@@ -97,21 +103,10 @@ maintain_partitions(void)
 	return made;
 }
 
-/* ---- Requests ---- */
+/* ---- Requests and commands ---- */
 
-static BlockNumber
-request_blocks(void)
-{
-	Relation	relation = table_open(catalog_relations()->request, AccessShareLock);
-	BlockNumber blocks = RelationGetNumberOfBlocks(relation);
-
-	table_close(relation, AccessShareLock);
-	return blocks;
-}
-
-/* Removes what has been kept long enough from the next blocks. */
 static int64
-sweep_blocks(Sweep *sweep)
+remove_requests(BlockNumber first, BlockNumber until, TimestampTz before)
 {
 	static Statement statement = {
 		"DELETE FROM inventory.request q"
@@ -120,19 +115,52 @@ sweep_blocks(Sweep *sweep)
 	};
 	Datum		values[3];
 	ItemPointerData from;
-	ItemPointerData until;
+	ItemPointerData to;
 	int64		removed;
 
-	ItemPointerSet(&from, sweep->next, 0);
-	ItemPointerSet(&until, sweep->next + SWEEP_BLOCKS, 0);
+	ItemPointerSet(&from, first, 0);
+	ItemPointerSet(&to, until, 0);
 	values[0] = PointerGetDatum(&from);
-	values[1] = PointerGetDatum(&until);
-	values[2] = TimestampTzGetDatum(clock_time() - maintenance_request_retention *
-									(TimestampTz) USECS_PER_DAY);
+	values[1] = PointerGetDatum(&to);
+	values[2] = TimestampTzGetDatum(before);
 	query_begin();
 	removed = (int64) query_run(&statement, values, NULL);
 	query_end();
 	return removed;
+}
+
+/* What is swept; each remembers where it has come to. */
+static Oid
+sweep_table(const Sweep *sweep)
+{
+	return sweep->commands ? catalog_relations()->command_result :
+		catalog_relations()->request;
+}
+
+static BlockNumber
+sweep_table_blocks(const Sweep *sweep)
+{
+	Relation	relation;
+	BlockNumber blocks;
+
+	if (!OidIsValid(sweep_table(sweep)))
+		return 0;				/* an older version of the extension */
+	relation = table_open(sweep_table(sweep), AccessShareLock);
+	blocks = RelationGetNumberOfBlocks(relation);
+	table_close(relation, AccessShareLock);
+	return blocks;
+}
+
+/* Removes what has been kept long enough from the next blocks. */
+static int64
+sweep_blocks(Sweep *sweep)
+{
+	BlockNumber until = sweep->next + SWEEP_BLOCKS;
+	TimestampTz before = clock_time() - maintenance_request_retention *
+		(TimestampTz) USECS_PER_DAY;
+
+	return sweep->commands ? command_sweep(sweep->next, until, before) :
+		remove_requests(sweep->next, until, before);
 }
 
 /*
@@ -142,7 +170,7 @@ sweep_blocks(Sweep *sweep)
 static bool
 sweep_step(Sweep *sweep, int64 *removed)
 {
-	BlockNumber blocks = request_blocks();
+	BlockNumber blocks = sweep_table_blocks(sweep);
 
 	if (maintenance_request_retention < 0)
 		return true;
@@ -155,6 +183,18 @@ sweep_step(Sweep *sweep, int64 *removed)
 		return false;
 	sweep->next = 0;
 	return true;
+}
+
+/* ---- The journal of cursors ---- */
+
+static int64
+maintain_cursors(void)
+{
+	int64		emptied = 0;
+
+	while (cursor_maintain() > 0)
+		emptied++;
+	return emptied;
 }
 
 /* ---- The index on event numbers ---- */
@@ -222,6 +262,18 @@ maintain_indexes(void)
 	return ranges;
 }
 
+/* ---- Messages ---- */
+
+static int64
+maintain_messages(void)
+{
+	int64		done = 0;
+
+	while (outbox_empty() > 0)
+		done++;
+	return done + outbox_close();
+}
+
 /* ---- The worker's piece ---- */
 
 static TimestampTz
@@ -235,22 +287,25 @@ int64
 maintenance_run(void)
 {
 	static TimestampTz look_due = 0;
-	static Sweep sweep = {0};
+	static Sweep sweeps[] = {{.commands = false}, {.commands = true}};
 	TimestampTz now = GetCurrentTimestamp();
 	int64		removed = 0;
 
-	if (cursor_maintain() > 0)
+	if (cursor_maintain() > 0 || outbox_empty() > 0 || outbox_close() > 0)
 		return 1;
 	if (now >= look_due)
 	{
 		look_due = now + LOOK_PAUSE;
 		return maintain_partitions() + maintain_indexes();
 	}
-	if (now < sweep.due)
-		return 0;
-	if (!sweep_step(&sweep, &removed))
-		return removed + 1;		/* there is more to look at */
-	sweep.due = now + sweep_pause();
+	for (int i = 0; i < lengthof(sweeps); i++)
+	{
+		if (now < sweeps[i].due)
+			continue;
+		if (!sweep_step(&sweeps[i], &removed))
+			return removed + 1; /* there is more to look at */
+		sweeps[i].due = now + sweep_pause();
+	}
 	return removed;
 }
 
@@ -265,27 +320,39 @@ report(ReturnSetInfo *result, const char *task, int64 done)
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
+static int64
+sweep_all(const char *phase, bool commands)
+{
+	Sweep		sweep = {.commands = commands};
+	int64		removed = 0;
+
+	progress_phase(phase, sweep_table_blocks(&sweep));
+	while (!sweep_step(&sweep, &removed))
+	{
+		progress_done(SWEEP_BLOCKS);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return removed;
+}
+
 Datum
 inventory_maintain(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	Sweep		sweep = {0};
-	int64		removed = 0;
 
 	inventory_check_writable("maintain");
 	InitMaterializedSRF(fcinfo, 0);
 	progress_begin("maintain");
 	progress_phase("partitions", 0);
 	report(result, "partitions made", maintain_partitions());
-	progress_phase("requests", request_blocks());
-	while (!sweep_step(&sweep, &removed))
-	{
-		progress_done(SWEEP_BLOCKS);
-		CHECK_FOR_INTERRUPTS();
-	}
-	report(result, "requests removed", removed);
+	report(result, "requests removed", sweep_all("requests", false));
+	report(result, "commands removed", sweep_all("commands", true));
+	progress_phase("cursors", 0);
+	report(result, "journals of cursors emptied", maintain_cursors());
 	progress_phase("index ranges", 0);
 	report(result, "index ranges summarized", maintain_indexes());
+	progress_phase("messages", 0);
+	report(result, "message tables closed or emptied", maintain_messages());
 	progress_end();
 	return (Datum) 0;
 }

@@ -10,7 +10,7 @@
 
 #include "utils/jsonb.h"
 
-#define OUTBOX_SEGMENTS 8
+#include "catalog.h"
 
 /* Settings. */
 extern int	outbox_segment_size;	/* kilobytes */
@@ -24,7 +24,18 @@ extern int64 outbox_append(const char *topic, const char *key, Jsonb *payload);
 extern Oid	outbox_table(int segment);
 extern Oid	outbox_xid_index(int segment);
 
-/* A piece of keeping the ring in order; 0 when there is nothing to do. */
-extern int64 outbox_maintain(void);
+/* Which segment takes messages. */
+extern int	outbox_current_segment(void);
+
+/* So many bytes have been added to the segment. */
+extern void outbox_grown(int segment, Size bytes);
+
+/*
+ * Pieces of keeping the ring in order; 0 when there is nothing to do.  What a
+ * transaction has closed is for a later one to empty: until it commits, others
+ * publish into it.
+ */
+extern int64 outbox_empty(void);
+extern int64 outbox_close(void);
 
 #endif							/* INVENTORY_OUTBOX_H */

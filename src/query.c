@@ -194,5 +194,6 @@ inventory_engine_only(PG_FUNCTION_ARGS)
 				 errmsg("table \"%s\" is written by the engine only",
 						RelationGetRelationName(trigdata->tg_relation)),
 				 errhint("Use the functions of the schema inventory; a correction is another movement. To load a dump, set inventory.restoring first.")));
-	return PointerGetDatum(NULL);
+	return PointerGetDatum(TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) ?
+						   trigdata->tg_trigtuple : NULL);
 }

@@ -28,6 +28,17 @@ PG_FUNCTION_INFO_V1(inventory_skip);
 PG_FUNCTION_INFO_V1(inventory_redrive);
 PG_FUNCTION_INFO_V1(inventory_discard);
 
+/* What becomes of a command is written down once. */
+static void
+refuse_commands(const Subscription *subscription, const char *hint)
+{
+	if (subscription->kind == SINK_KIND_COMMAND)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("subscription \"%s\" executes commands", subscription->name),
+				 errhint("%s", hint)));
+}
+
 /* The first message of each key is tried, the others wait behind it. */
 static void
 order_keys(const Subscription *subscription)
@@ -92,6 +103,7 @@ inventory_skip(PG_FUNCTION_ARGS)
 	};
 	Subscription *subscription = subscription_to_change(fcinfo, "skip");
 
+	refuse_commands(subscription, "Use inventory.cancel().");
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -121,6 +133,7 @@ inventory_redrive(PG_FUNCTION_ARGS)
 	Subscription *subscription = subscription_to_change(fcinfo, "redrive");
 	int64		count;
 
+	refuse_commands(subscription, "Use inventory.retry_pending(), or submit a dead command again.");
 	query_begin();
 	count = run_on(&statement, subscription, fcinfo);
 	if (count == 0 && !PG_ARGISNULL(1))

@@ -77,6 +77,8 @@ static const char *const operation_names[] = {
 	[OPERATION_EXTEND] = "extend",
 	[OPERATION_RELEASE_OWNER] = "release_owner",
 	[OPERATION_EXPIRE_DUE] = "expire_due",
+	[OPERATION_SUBMIT] = "submit",
+	[OPERATION_SAGA] = "saga",
 	[OPERATION_AVAILABLE] = "available",
 	[OPERATION_ON_HAND] = "on_hand",
 };

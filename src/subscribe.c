@@ -427,8 +427,8 @@ inventory_subscribe(PG_FUNCTION_ARGS)
 
 /* ---- Changing ---- */
 
-static void
-check_may_change(const Subscription *subscription)
+void
+subscription_check_owner(const Subscription *subscription)
 {
 	if (!has_privs_of_role(GetUserId(), subscription->owner) &&
 		!has_privs_of_role(GetUserId(), catalog_owner()))
@@ -459,7 +459,7 @@ subscription_to_change(FunctionCallInfo fcinfo, const char *operation)
 	inventory_check_writable(operation);
 	name = argument_text(fcinfo, 0, "name");
 	subscription = find_or_refuse(name);
-	check_may_change(subscription);
+	subscription_check_owner(subscription);
 	subscription_id = subscription->subscription_id;
 	subscription_lock(subscription_id, ExclusiveLock);
 	/* It may have been changed, or gone and made again, while we waited. */
@@ -510,6 +510,9 @@ inventory_unsubscribe(PG_FUNCTION_ARGS)
 	static Statement parked = {
 		"DELETE FROM inventory.parked_message p WHERE p.subscription_id = $1", 1, {INT4OID}
 	};
+	static Statement marks = {
+		"DELETE FROM inventory.delivery_mark k WHERE k.subscription_id = $1", 1, {INT4OID}
+	};
 	static Statement subscription_row = {
 		"DELETE FROM inventory.subscription s WHERE s.subscription_id = $1", 1, {INT4OID}
 	};
@@ -518,6 +521,7 @@ inventory_unsubscribe(PG_FUNCTION_ARGS)
 
 	query_begin();
 	query_run(&parked, values, NULL);
+	query_run(&marks, values, NULL);
 	query_run(&subscription_row, values, NULL);
 	query_end();
 	delivery_changed();
@@ -632,7 +636,7 @@ inventory_replay(PG_FUNCTION_ARGS)
 
 	inventory_check_writable("replay");
 	original = find_or_refuse(argument_text(fcinfo, 0, "name"));
-	check_may_change(original);
+	subscription_check_owner(original);
 	sink = argument_text(fcinfo, 1, "sink");
 	kind = sink_kind(sink);
 	check_may_have(kind);

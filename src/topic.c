@@ -12,11 +12,19 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
 #include "error.h"
 #include "event.h"
 #include "topic.h"
 
 #define TOPIC_MAX_LENGTH 255
+
+PG_FUNCTION_INFO_V1(inventory_topic_matches);
+PG_FUNCTION_INFO_V1(inventory_topic_interest);
 
 /* A word's length; the next word, or NULL. */
 static size_t
@@ -146,4 +154,32 @@ topic_interest(char **patterns, int count)
 		}
 	}
 	return interest;
+}
+
+Datum
+inventory_topic_matches(PG_FUNCTION_ARGS)
+{
+	char	   *pattern = text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+	topic_check_pattern(pattern);
+	PG_RETURN_BOOL(topic_matches(pattern, text_to_cstring(PG_GETARG_TEXT_PP(1))));
+}
+
+/*
+ * topic_interest(topics)
+ */
+Datum
+inventory_topic_interest(PG_FUNCTION_ARGS)
+{
+	Datum	   *topics;
+	bool	   *nulls;
+	char	  **patterns;
+	int			count;
+
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT,
+					  &topics, &nulls, &count);
+	patterns = palloc(Max(count, 1) * sizeof(char *));
+	for (int i = 0; i < count; i++)
+		patterns[i] = nulls[i] ? "" : TextDatumGetCString(topics[i]);
+	PG_RETURN_INT64(topic_interest(patterns, count));
 }

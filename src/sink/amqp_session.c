@@ -490,7 +490,7 @@ tune(AmqpSession *session, const SinkOption *options, int count)
 
 	if (offer == NULL)
 		return false;
-	heartbeat = smaller(offer->heartbeat, option_number(options, count, "heartbeat", 20));
+	heartbeat = smaller(offer->heartbeat, (option_time(options, count, "heartbeat", 20000) + 999) / 1000);
 	agreed.channel_max = smaller(offer->channel_max, CHANNEL_MAX);
 	agreed.frame_max = smaller(offer->frame_max, FRAME_MAX);
 	agreed.heartbeat = heartbeat;

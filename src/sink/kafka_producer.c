@@ -34,6 +34,10 @@
 #define SERVE_SLICE 100
 #define CLOSE_PATIENCE 800
 
+/* How long a topic may be unknown, at most, in milliseconds: one that has just
+ * been made is, for a moment.  Well within the sink's time limit. */
+#define UNKNOWN_PATIENCE 3000
+
 /* Log lines from this severity on, as in syslog. */
 #define LOG_SEVERITY 3
 
@@ -57,9 +61,7 @@ static const char *const fixed_properties[][2] = {
 	{"socket.connection.setup.timeout.ms", "5000"},
 	{"socket.keepalive.enable", "true"},
 	{"reconnect.backoff.max.ms", "2000"},
-	/* How soon a topic is unknown, and how soon it is found when it is made. */
-	{"topic.metadata.propagation.max.ms", "3000"},
-	{"topic.metadata.refresh.interval.ms", "10000"},
+	{"topic.metadata.refresh.interval.ms", "10000"},	/* finds new topics */
 	{"log.queue", "true"},
 	{"log.connection.close", "false"},
 	{"ssl.endpoint.identification.algorithm", "https"},
@@ -116,6 +118,17 @@ configure(rd_kafka_conf_t *conf, const char *property, const char *value,
 }
 
 static bool
+configure_timeout(rd_kafka_conf_t *conf, const SinkOption *option, char *error)
+{
+	char		patience[24];
+	long		timeout = strtol(option->value, NULL, 10);
+
+	snprintf(patience, sizeof(patience), "%ld",
+			 timeout / 3 < UNKNOWN_PATIENCE ? timeout / 3 : UNKNOWN_PATIENCE);
+	return configure(conf, "topic.metadata.propagation.max.ms", patience, option->name, error);
+}
+
+static bool
 configure_option(rd_kafka_conf_t *conf, const SinkOption *option, char *error)
 {
 	char		upper[64];
@@ -135,6 +148,8 @@ configure_option(rd_kafka_conf_t *conf, const SinkOption *option, char *error)
 		if (strcmp(option->name, option_properties[i][0]) == 0)
 			return configure(conf, option_properties[i][1], value, option->name, error);
 	}
+	if (strcmp(option->name, "timeout") == 0)
+		return configure_timeout(conf, option, error);
 	if (strcmp(option->name, "verify") == 0 && strcasecmp(value, "off") == 0)
 		return configure(conf, "enable.ssl.certificate.verification", "false", option->name, error) &&
 			configure(conf, "ssl.endpoint.identification.algorithm", "none", option->name, error);

@@ -5,11 +5,13 @@
  *
  * Messages are persistent and published on a channel in confirm mode: the server
  * answers each with an ack once the queues that it goes to have it, on disk if
- * they are durable.  Many are on their way at a time.  One that goes to no queue
- * comes back (mandatory) and is dead at once.
+ * they are durable.  One that goes to no queue comes back (mandatory) and is dead
+ * at once.
  *
- * A message that the server refuses (nack) may be followed by one that it takes,
- * so a call must have each key once: .in_order is false.
+ * Many messages are on their way at a time, but of each key only one: a message
+ * that the server refuses (nack) could otherwise be followed by one with the same
+ * key that it takes.  So each waits until the one before it with its key is
+ * confirmed, and those behind one that has failed are not sent.
  *
  * When a message is such that the server closes the channel, it does not say
  * which.  Then the channel is opened again and what was not confirmed is sent
@@ -60,16 +62,18 @@ typedef struct Batch
 {
 	SinkMessage *messages;
 	int			count;
-	bool	   *confirmed;		/* or never to be sent */
-	int		   *published;		/* messages in the order of their tags */
-	int			published_count;
-	int			oldest;			/* in published: before it, all are confirmed */
-	uint64_t	first_tag;		/* of published[0] */
-	int			next;			/* message to be published */
-	int			waiting;		/* published and not confirmed */
+	int		   *behind;			/* of each: the next with the same key, or -1 */
+	bool	   *is_behind;		/* of each: whether it is the next of another */
+	bool	   *settled;		/* of each: the server has answered, or it is not to be sent */
+	int		   *queue;			/* those to be published: each once, but when it starts again */
+	int			queued;
+	int			published;		/* so many from the front of the queue */
+	int			oldest;			/* in the queue: before it, all are settled */
+	int			waiting;		/* published and not settled */
+	uint64_t	first_tag;		/* of the first of the queue */
 	SinkVerdict returned_verdict;	/* of the message that comes back next */
 	char		why_returned[SINK_ERROR_LENGTH];
-	bool		one_by_one;
+	bool		one_by_one;		/* to find the one that closes the channel */
 	long		until;
 } Batch;
 
@@ -87,7 +91,7 @@ static bool start_again(RabbitMQ *rabbitmq, Batch *batch, const amqp_channel_clo
 static const SinkRoutine routine = {
 	.abi = SINK_ABI,
 	.name = "rabbitmq",
-	.in_order = false,
+	.in_order = true,
 	.open = rabbitmq_open,
 	.send = rabbitmq_send,
 	.idle = rabbitmq_idle,
@@ -194,16 +198,98 @@ refuse(SinkMessage *message, SinkVerdict verdict, const char *why)
 static bool
 allocate_batch(Batch *batch)
 {
-	batch->confirmed = calloc(batch->count, sizeof(bool));
-	batch->published = calloc(batch->count, sizeof(int));
-	return batch->confirmed != NULL && batch->published != NULL;
+	batch->behind = calloc(batch->count, sizeof(int));
+	batch->is_behind = calloc(batch->count, sizeof(bool));
+	batch->settled = calloc(batch->count, sizeof(bool));
+	batch->queue = calloc(batch->count, sizeof(int));
+	return batch->behind && batch->is_behind && batch->settled && batch->queue;
 }
 
 static void
 free_batch(Batch *batch)
 {
-	free(batch->confirmed);
-	free(batch->published);
+	free(batch->behind);
+	free(batch->is_behind);
+	free(batch->settled);
+	free(batch->queue);
+}
+
+static uint32_t
+hash_of(const char *key)
+{
+	uint32_t	hash = 2166136261u;
+
+	for (; *key != '\0'; key++)
+		hash = (hash ^ (unsigned char) *key) * 16777619u;
+	return hash;
+}
+
+/* Which message comes behind which.  A table of the last one seen of each key. */
+static bool
+find_behind(Batch *batch)
+{
+	size_t		size = 16;
+	int		   *last;
+
+	while (size < 2 * (size_t) batch->count)
+		size *= 2;
+	last = malloc(size * sizeof(int));
+	if (last == NULL)
+		return false;
+	memset(last, -1, size * sizeof(int));
+	for (int i = 0; i < batch->count; i++)
+	{
+		const char *key = batch->messages[i].key;
+		size_t		place;
+
+		batch->behind[i] = -1;
+		if (key == NULL)
+			continue;
+		place = hash_of(key) & (size - 1);
+		while (last[place] >= 0 && strcmp(batch->messages[last[place]].key, key) != 0)
+			place = (place + 1) & (size - 1);
+		if (last[place] >= 0)
+		{
+			batch->behind[last[place]] = i;
+			batch->is_behind[i] = true;
+		}
+		last[place] = i;
+	}
+	free(last);
+	return true;
+}
+
+/* From the beginning, on a channel that has published nothing of it: of each key
+ * the first message that is left. */
+static void
+fill_queue(RabbitMQ *rabbitmq, Batch *batch)
+{
+	batch->queued = batch->published = batch->oldest = batch->waiting = 0;
+	batch->first_tag = rabbitmq->last_tag + 1;
+	for (int first = 0; first < batch->count; first++)
+	{
+		int			i = first;
+
+		if (batch->is_behind[first])
+			continue;
+		while (i >= 0 && batch->settled[i])
+			i = batch->behind[i];
+		if (i >= 0)
+			batch->queue[batch->queued++] = i;
+	}
+}
+
+/* The server has answered.  Behind a message that it has not taken, none is sent. */
+static void
+settle(Batch *batch, int i)
+{
+	int			next = batch->behind[i];
+
+	batch->settled[i] = true;
+	if (batch->messages[i].verdict == SINK_OK && next >= 0)
+		batch->queue[batch->queued++] = next;
+	for (; batch->messages[i].verdict != SINK_OK && next >= 0; next = batch->behind[next])
+		batch->settled[next] = true;
 }
 
 /* Publishes as much as may be on its way now. */
@@ -212,22 +298,26 @@ publish_some(RabbitMQ *rabbitmq, Batch *batch)
 {
 	AmqpSession *session = &rabbitmq->session;
 
-	while (batch->next < batch->count && !session->blocked &&
+	while (batch->published < batch->queued && !session->blocked &&
 		   !(batch->one_by_one && batch->waiting > 0) &&
 		   buffer_left(connection_output(session->connection)) < OUTPUT_SIZE)
 	{
-		int			i = batch->next++;
+		int			i = batch->queue[batch->published];
 
-		if (batch->confirmed[i])
-			continue;
 		if (publish(rabbitmq, &batch->messages[i]))
 		{
 			rabbitmq->last_tag++;
-			batch->published[batch->published_count++] = i;
+			batch->published++;
 			batch->waiting++;
 		}
 		else
-			batch->confirmed[i] = true;
+		{
+			/* It has no tag: it leaves the queue. */
+			batch->queued--;
+			memmove(&batch->queue[batch->published], &batch->queue[batch->published + 1],
+					(batch->queued - batch->published) * sizeof(int));
+			settle(batch, i);
+		}
 	}
 }
 
@@ -244,14 +334,14 @@ no_answer(RabbitMQ *rabbitmq)
 static bool
 send_batch(RabbitMQ *rabbitmq, Batch *batch)
 {
-	batch->first_tag = rabbitmq->last_tag + 1;
+	fill_queue(rabbitmq, batch);
 	batch->until = connection_time() + rabbitmq->timeout_ms;
 	for (;;)
 	{
 		amqp_frame_t frame;
 
 		publish_some(rabbitmq, batch);
-		if (batch->next == batch->count && batch->waiting == 0)
+		if (batch->published == batch->queued && batch->waiting == 0)
 			return true;
 		switch (session_next(&rabbitmq->session, batch->until, &frame))
 		{
@@ -281,7 +371,7 @@ rabbitmq_send(void *sink, SinkMessage *messages, int count, char *error)
 		messages[i].verdict = SINK_NOT_SENT;
 	if (session->broken)
 		session_fail(session, SINK_RETRY_SINK, "the connection has been lost");
-	else if (!allocate_batch(&batch))
+	else if (!allocate_batch(&batch) || !find_behind(&batch))
 		session_fail(session, SINK_RETRY_SINK, "out of memory");
 	else if (send_batch(rabbitmq, &batch))
 		session->verdict = SINK_OK;
@@ -413,22 +503,24 @@ publish(RabbitMQ *rabbitmq, SinkMessage *message)
 
 /* ---------- What the server says ---------- */
 
-/* The message of a tag is no longer waited for. */
+/* The server's answer to a message of the queue. */
 static void
-settle(Batch *batch, int place, bool taken)
+answered(Batch *batch, int place, bool taken)
 {
-	int			i = batch->published[place];
+	int			i = batch->queue[place];
 
-	if (batch->confirmed[i])
+	if (batch->settled[i])
 		return;
-	batch->confirmed[i] = true;
+	if (batch->messages[i].verdict == SINK_NOT_SENT)	/* it has not come back */
+	{
+		if (taken)
+			batch->messages[i].verdict = SINK_OK;
+		else
+			refuse(&batch->messages[i], SINK_RETRY_MESSAGE,
+				   "the server has refused the message (basic.nack)");
+	}
 	batch->waiting--;
-	if (batch->messages[i].verdict != SINK_NOT_SENT)
-		return;					/* it has come back */
-	if (taken)
-		batch->messages[i].verdict = SINK_OK;
-	else
-		refuse(&batch->messages[i], SINK_RETRY_MESSAGE, "the server has refused the message (basic.nack)");
+	settle(batch, i);
 }
 
 static void
@@ -439,14 +531,10 @@ confirm(RabbitMQ *rabbitmq, Batch *batch, uint64_t tag, bool multiple, bool take
 	if (tag > rabbitmq->last_tag || (tag != 0 && tag < batch->first_tag))
 		return;
 	/* With "multiple", 0 stands for all. */
-	place = tag == 0 ? batch->published_count - 1 : (int) (tag - batch->first_tag);
-	if (multiple)
-		for (int i = batch->oldest; i < place; i++)
-			settle(batch, i, taken);
-	if (place >= 0 && place < batch->published_count)
-		settle(batch, place, taken);
-	while (batch->oldest < batch->published_count &&
-		   batch->confirmed[batch->published[batch->oldest]])
+	place = tag == 0 ? batch->published - 1 : (int) (tag - batch->first_tag);
+	for (int i = multiple ? batch->oldest : place; i >= 0 && i <= place; i++)
+		answered(batch, i, taken);
+	while (batch->oldest < batch->published && batch->settled[batch->queue[batch->oldest]])
 		batch->oldest++;
 	batch->until = connection_time() + rabbitmq->timeout_ms;
 }
@@ -455,9 +543,9 @@ confirm(RabbitMQ *rabbitmq, Batch *batch, uint64_t tag, bool multiple, bool take
 static void
 take_returned(Batch *batch, const amqp_basic_properties_t *properties)
 {
-	for (int place = batch->oldest; place < batch->published_count; place++)
+	for (int place = batch->oldest; place < batch->published; place++)
 	{
-		SinkMessage *message = &batch->messages[batch->published[place]];
+		SinkMessage *message = &batch->messages[batch->queue[place]];
 
 		if (message->verdict == SINK_NOT_SENT && strlen(message->id) == properties->message_id.len &&
 			memcmp(message->id, properties->message_id.bytes, properties->message_id.len) == 0)
@@ -518,14 +606,14 @@ start_again(RabbitMQ *rabbitmq, Batch *batch, const amqp_channel_close_t *why)
 	sink_error(text, "%.*s", (int) why->reply_text.len, (char *) why->reply_text.bytes);
 	if (verdict != SINK_FAIL_MESSAGE)
 		return session_fail(&rabbitmq->session, verdict, "%s", text);
-	for (int place = batch->oldest; batch->one_by_one && place < batch->published_count; place++)
+	for (int place = batch->oldest; batch->one_by_one && place < batch->published; place++)
 	{
-		int			i = batch->published[place];
+		int			i = batch->queue[place];
 
-		if (batch->confirmed[i])
+		if (batch->settled[i])
 			continue;
-		batch->confirmed[i] = true;
 		refuse(&batch->messages[i], SINK_FAIL_MESSAGE, text);
+		settle(batch, i);
 	}
 	/* Frames of the old channel that are still to be written come before this, and
 	 * the server passes over them. */
@@ -533,7 +621,6 @@ start_again(RabbitMQ *rabbitmq, Batch *batch, const amqp_channel_close_t *why)
 	if (!open_channel(rabbitmq))
 		return false;
 	batch->one_by_one = true;
-	batch->next = batch->published_count = batch->oldest = batch->waiting = 0;
-	batch->first_tag = 1;
+	fill_queue(rabbitmq, batch);
 	return true;
 }

@@ -73,10 +73,11 @@ typedef struct Redis
 	RedisSession session;
 	Mode		mode;
 	char	   *name;			/* a pattern */
+	char	   *subscription;	/* its name, or NULL */
 	bool		position_ids;	/* entry_id = position */
 	bool		cache_set;		/* cache = set */
 	long		maxlen;
-	long		ttl;
+	long		ttl_ms;
 	long		timeout_ms;
 	Buffer		target;			/* a name, for a moment */
 } Redis;
@@ -142,16 +143,18 @@ configure(Redis *redis, const SinkOption *options, int count)
 	const char *name = option_text(options, count, "name");
 	const char *cache = option_text(options, count, "cache");
 	const char *ids = option_text(options, count, "entry_id");
+	const char *subscription = option_text(options, count, "subscription");
 
 	redis->mode = mode == NULL || strcmp(mode, "stream") == 0 ? MODE_STREAM
 		: strcmp(mode, "publish") == 0 ? MODE_PUBLISH : MODE_CACHE;
 	if (name == NULL)
 		name = redis->mode == MODE_CACHE ? "inventory:{sku}" : "inventory:{topic}";
 	redis->name = strdup(name);
+	redis->subscription = subscription ? strdup(subscription) : NULL;
 	redis->cache_set = cache != NULL && strcmp(cache, "set") == 0;
 	redis->position_ids = ids == NULL || strcmp(ids, "auto") != 0;
 	redis->maxlen = option_number(options, count, "maxlen", 0);
-	redis->ttl = option_number(options, count, "ttl", 0);
+	redis->ttl_ms = option_time(options, count, "ttl", 0);
 	redis->timeout_ms = option_time(options, count, "timeout", 30000);
 	return redis->name != NULL;
 }
@@ -319,6 +322,7 @@ redis_close(void *sink)
 	redis_disconnect(&redis->session);
 	buffer_free(&redis->target);
 	free(redis->name);
+	free(redis->subscription);
 	free(redis);
 }
 
@@ -714,6 +718,7 @@ write_entry(Redis *redis, Command *command, const SinkMessage *message, Place *s
 	add_field(command, "time", message->time);
 	add_field(command, "sequence", message->sequence);
 	add_field(command, "messagenumber", number);
+	add_field(command, "subscription", redis->subscription);
 	add_field(command, "replayed", message->replayed ? "true" : NULL);
 	add_field(command, "datacontenttype", "application/json");
 	command_add(command, "data");
@@ -745,16 +750,16 @@ write_value(Redis *redis, Command *command, const SinkMessage *message, const Pl
 {
 	char		ttl[24];
 
-	snprintf(ttl, sizeof(ttl), "%ld", redis->ttl);
+	snprintf(ttl, sizeof(ttl), "%ld", redis->ttl_ms);
 	command_add(command, redis->cache_set ? "SET" : "DEL");
 	command_add_bytes(command, key->name, key->length);
 	if (redis->cache_set)
 	{
 		command_add_bytes(command, message->data ? message->data : "null",
 				  message->data ? message->data_length : 4);
-		if (redis->ttl > 0)
+		if (redis->ttl_ms > 0)
 		{
-			command_add(command, "EX");
+			command_add(command, "PX");
 			command_add(command, ttl);
 		}
 	}

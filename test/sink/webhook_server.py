@@ -2,11 +2,13 @@
 """A receiver of webhooks that does as it is told.
 
     webhook_server.py RECORD [--port PORT] [--secret WHSEC] [--tls CERTIFICATE KEY]
+        [--strict]
 
-Prints its port. What to do stands in the message's payload: {"answer": ...}, a
-list for one answer after the other (by message): a status, or "stall", "close",
-"huge", "drip", "drip after 200", "half", "redirect"; {"delay": seconds}; {"after": seconds} for
-Retry-After; {"to": URL} for Location. Without any it answers 200.
+Prints its port. What to do stands in the message's payload, or in the metadata of
+an event: {"answer": ...}, a list for one answer after the other (by message): a
+status, or "stall", "close", "huge", "drip", "drip after 200", "half", "redirect";
+{"delay": seconds}; {"after": seconds} for Retry-After; {"to": URL} for Location.
+Without any it answers 200. With --strict, 401 unless the first signature is right.
 
 Each request is written to the file RECORD as a line of JSON: when, path,
 headers, body, the connection, how many were under way, and with --secret
@@ -28,6 +30,7 @@ parser.add_argument('record')
 parser.add_argument('--port', type=int, default=0)
 parser.add_argument('--secret')
 parser.add_argument('--tls', nargs=2)
+parser.add_argument('--strict', action='store_true')
 arguments = parser.parse_args()
 
 lock = threading.Lock()
@@ -44,6 +47,7 @@ def signature(message_id, timestamp, body):
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
+    disable_nagle_algorithm = True
 
     def log_message(self, *anything):
         pass
@@ -73,6 +77,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return {}
         if isinstance(wish, dict) and 'specversion' in wish:
             wish = wish.get('data')
+        # Of an event, it is the metadata that the caller gave.
+        if isinstance(wish, dict) and 'event_id' in wish:
+            wish = wish.get('metadata')
         return wish if isinstance(wish, dict) else {}
 
     def answer(self, wish):
@@ -90,7 +97,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             under_way += 1
         try:
             body = self.rfile.read(int(self.headers.get('content-length') or 0))
-            self.write(body, self.verified(body))
+            verified = self.verified(body)
+            self.write(body, verified)
+            if arguments.strict and verified != 1:
+                self.respond(401, {})
+                return
             wish = self.wish(body)
             time.sleep(wish.get('delay', 0))
             self.respond(self.answer(wish), wish)

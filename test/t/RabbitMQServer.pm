@@ -6,6 +6,7 @@ package RabbitMQServer;
 use strict;
 use warnings FATAL => 'all';
 use POSIX ();
+use File::Basename;
 use IO::Socket::INET;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -15,7 +16,11 @@ use Time::HiRes qw(usleep time);
 my $program = '/usr/lib/rabbitmq/bin/rabbitmq-server';
 my @servers;
 
-sub available { return POSIX::access($program, POSIX::X_OK()) && POSIX::access('/usr/bin/amqp-get', POSIX::X_OK()); }
+sub available
+{
+	return POSIX::access($program, POSIX::X_OK())
+	  && POSIX::access('/usr/bin/amqp-declare-queue', POSIX::X_OK());
+}
 
 # options: conf, lines for rabbitmq.conf.
 sub new
@@ -117,7 +122,7 @@ sub wait_until_ready
 	die 'rabbitmq-server does not listen';
 }
 
-sub url { return "amqp://guest:guest\@127.0.0.1:$_[0]{port}/"; }
+sub url { return "amqp://guest:guest\@127.0.0.1:$_[0]{port}"; }
 
 sub tool
 {
@@ -141,6 +146,38 @@ sub control
 			$environment{RABBITMQ_NODENAME}, @arguments ], '>&', \$out)
 	  or die "rabbitmqctl @arguments: $out";
 	return $out;
+}
+
+# Number of messages in a queue.
+sub depth
+{
+	my ($self, $queue) = @_;
+	my ($depth) = $self->control('-s', 'list_queues', 'name', 'messages') =~ /^\Q$queue\E\t(\d+)$/m;
+	return $depth;
+}
+
+my $drain;
+
+# Takes all messages out of a queue: hashes of id, mode, type, headers and body.
+sub drain
+{
+	my ($self, $queue) = @_;
+	my $out = '';
+	unless ($drain)
+	{
+		my $source = dirname(dirname(__FILE__)) . '/sink/drain.c';
+		$drain = PostgreSQL::Test::Utils::tempdir() . '/drain';
+		chomp(my $flags = `pkg-config --cflags --libs librabbitmq`);
+		system(split(' ', $ENV{CC} // 'cc'), $source, '-o', $drain, split ' ', $flags) == 0
+		  or die 'the program that drains queues cannot be compiled';
+	}
+	IPC::Run::run([ $drain, $self->{port}, $queue ], '>', \$out) or die 'draining failed';
+	return map {
+		my %message;
+		@message{qw(id mode type headers body)} = split /\t/, $_, 5;
+		$message{headers} = { map { split /=/, $_, 2 } split /;/, $message{headers} };
+		\%message;
+	} split /\n/, $out;
 }
 
 # The processes of the server: the script's child is the virtual machine.

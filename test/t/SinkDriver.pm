@@ -1,112 +1,122 @@
-# Drives the library of a sink without a database; see test/sink/drive.c.
+# A sink's library without a database: drives it through test/sink/deliver.c,
+# which is compiled here.
 package SinkDriver;
 
 use strict;
 use warnings FATAL => 'all';
-
-use File::Temp;
-use FindBin;
-use IPC::Run;
+use File::Basename;
+use IPC::Open2;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $program;
 
-# The library of the installation, or undef if the sink was left out.
+sub compile
+{
+	my $test = dirname(dirname(__FILE__));
+	my @compiler = split ' ', $ENV{CC} // 'cc';
+
+	$program = PostgreSQL::Test::Utils::tempdir() . '/deliver';
+	system(@compiler, '-D_GNU_SOURCE', '-O1', "-I$test/../src/sink", "$test/sink/deliver.c",
+		'-o', $program, '-ldl') == 0
+	  or die 'the driver cannot be compiled';
+	return;
+}
+
 sub library
 {
 	my ($sink) = @_;
 	my $pg_config = $ENV{PG_CONFIG} // 'pg_config';
 	chomp(my $folder = `$pg_config --pkglibdir`);
-	my $library = "$folder/inventory_sink_$sink.so";
-	return -e $library ? $library : undef;
-}
-
-sub build
-{
-	my $folder = File::Temp->newdir('drive-XXXXXX', TMPDIR => 1);
-	my $sink = "$FindBin::RealBin/../../src/sink";
-	system('cc', '-Wall', '-Wextra', '-Werror', '-D_GNU_SOURCE', '-rdynamic', "-I$sink",
-		'-o', "$folder/drive", "$FindBin::RealBin/../sink/drive.c", '-ldl', '-lpthread') == 0
-	  or die 'the driver does not compile';
-	return { folder => $folder, path => "$folder/drive" };
+	return "$folder/inventory_sink_$sink.so";
 }
 
 sub new
 {
-	my ($class, $sink) = @_;
-	$program //= build();
-	my $self = bless { in => '', out => '' }, $class;
-	local %ENV = (%ENV, http_proxy => 'http://127.0.0.1:9', https_proxy => 'http://127.0.0.1:9',
-		all_proxy => 'http://127.0.0.1:9');
-	$self->{process} = IPC::Run::start([ $program->{path}, library($sink) ],
-		'<', \$self->{in}, '>', \$self->{out}, '2>&1');
+	my ($class, $sink, %options) = @_;
+	my $self = bless {}, $class;
+
+	compile() unless $program;
+	$self->{pid} = open2($self->{out}, $self->{in}, $program, library($sink),
+		map { "$_=$options{$_}" } sort keys %options);
 	return $self;
 }
 
-# Writes a line of fields.
-sub tell
+sub say_to
 {
-	my ($self, @fields) = @_;
-	$self->{in} .= join("\t", @fields) . "\n";
-	$self->{process}->pump_nb;
+	my ($self, @lines) = @_;
+	local $SIG{PIPE} = 'IGNORE';
+	print { $self->{in} } map { "$_\n" } @lines;
+	$self->{in}->flush;
+	return $self;
+}
+
+sub hear
+{
+	my ($self) = @_;
+	my $line;
+
+	do
+	{
+		$line = readline $self->{out};
+		die 'the driver has ended' unless defined $line;
+		chomp $line;
+		note $line if $line =~ /^log /;
+	} while ($line =~ /^log /);
+	return $line;
+}
+
+# What follows returns itself, so that calls can be chained.
+sub message { my ($self, @fields) = @_; return $self->say_to(join "\t", @fields); }
+sub fill { my ($self, @arguments) = @_; return $self->say_to("fill @arguments"); }
+sub stop_after { return $_[0]->say_to("stop $_[1]"); }
+sub size { return $_[0]->say_to("size $_[1]"); }
+sub begin { return $_[0]->say_to($_[1]); }
+
+# "opened MS" or "failed VERDICT MS ERROR".
+sub open { return $_[0]->begin('open')->hear; }
+sub idle { return $_[0]->begin('idle')->hear; }
+sub close { return $_[0]->begin('close')->hear; }
+sub send { return $_[0]->begin('send')->sent; }
+
+# What a call has come to: verdict, ms, error; verdict_of and error_of by
+# position; ok, the positions that were taken, in order.
+sub sent
+{
+	my ($self) = @_;
+	my %call = (ok => [], verdict_of => {}, error_of => {});
+
+	for (;;)
+	{
+		my $line = $self->hear;
+		if ($line =~ /^sent (\w+) (\d+) ?(.*)/)
+		{
+			@call{qw(verdict ms error)} = ($1, $2, $3);
+			last;
+		}
+		$line =~ /^(\d+) (\w+) ?(.*)/ or die "unexpected: $line";
+		$call{verdict_of}{$1} = $2;
+		$call{error_of}{$1} = $3;
+		push @{ $call{ok} }, $1 if $2 eq 'ok';
+	}
+	return \%call;
+}
+
+sub end
+{
+	my ($self) = @_;
+	CORE::close $self->{in} if $self->{in};
+	waitpid $self->{pid}, 0 if $self->{pid};
+	delete $self->{$_} for qw(in pid);
 	return;
 }
 
-# Waits for a line that begins so; returns its fields, and all before it.
-sub await
-{
-	my ($self, $word) = @_;
-	my $timeout = IPC::Run::timer(120);
-	$timeout->start;
-	until ($self->{out} =~ /^$word\t.*\n/m)
-	{
-		die "no \"$word\" from the driver: $self->{out}" if $timeout->is_expired || !$self->{process}->pumpable;
-		$self->{process}->pump;
-	}
-	my @lines = map { [ split /\t/, $_, -1 ] } split /\n/, $self->{out};
-	$self->{out} = '';
-	return @lines;
-}
-
-sub open
-{
-	my ($self, %options) = @_;
-	$self->tell('open', map { "$_=$options{$_}" } sort keys %options);
-	my ($line) = reverse $self->await('open');
-	return $line->[1] eq 'OK' ? 'OK' : "$line->[1]: $line->[2]";
-}
-
-# Messages as [id, key, topic, data, name=value ...]; what came of them:
-# { verdict, error, ms, messages => { id => { verdict, retry_after, error } } }
-sub send
-{
-	my ($self, @messages) = @_;
-	$self->tell('message', @$_) foreach @messages;
-	$self->tell('send');
-	my %result = (messages => {});
-	foreach my $line ($self->await('send'))
-	{
-		$result{messages}{ $line->[1] } = { verdict => $line->[2], retry_after => $line->[3], error => $line->[4] }
-		  if $line->[0] eq 'message';
-		@result{qw(verdict ms error)} = @$line[ 1 .. 3 ] if $line->[0] eq 'send';
-	}
-	return \%result;
-}
-
-# How long it took, in ms.
-sub close
+sub DESTROY
 {
 	my ($self) = @_;
-	$self->tell('close');
-	my ($line) = reverse $self->await('close');
-	return $line->[1];
-}
-
-sub finish
-{
-	my ($self) = @_;
-	my $finished = $self->{process}->finish;
-	return $finished && $self->{out} eq '';
+	local ($?, $@);
+	$self->end;
+	return;
 }
 
 1;

@@ -8,12 +8,22 @@ use FindBin;
 use IPC::Run;
 use JSON::PP;
 
+my @servers;
+
 sub new
 {
 	my ($class, $record, @arguments) = @_;
 	my $self = bless { record => $record, arguments => \@arguments, port => 0 }, $class;
+	push @servers, $self;
 	$self->start;
 	return $self;
+}
+
+END
+{
+	my $status = $?;
+	$_->stop foreach @servers;
+	$? = $status;
 }
 
 # On the port that it had before, if it was stopped.
@@ -66,7 +76,5 @@ sub forget
 	truncate $self->{record}, 0 or die "$self->{record}: $!";
 	return;
 }
-
-sub DESTROY { local $?; $_[0]->stop; return }
 
 1;

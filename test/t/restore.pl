@@ -55,19 +55,30 @@ for my $month ('2026-03', '2026-04', '2026-05')
 	call($source, join ";\n", map { "SELECT inventory.issue('hot', 'SHELF', 1, request_id => '$month-$_')" } 1 .. 25);
 	call($source, 'SELECT inventory.project()');
 }
+# Before there are subscriptions that hold it.
+call($source, "CALL inventory.archive('2026-04-01')");
+call($source, q{SELECT inventory.subscribe('far', '{inventory.event.#}', 'notify', '{"channel": "far"}'),
+	inventory.subscribe('all', '{inventory.event.#}', 'notify', '{"channel": "all", "start": "earliest"}'),
+	inventory.subscribe('still', '{#}', 'notify', '{"channel": "still"}'), inventory.pause('still')});
 clock($source, '2026-06-01 12:00Z');
 call($source, q{
 SELECT inventory.reserve('calm', 'SHELF', 7, ttl => '2 days', owner => 'cart', request_id => 'hold');
 SELECT inventory.confirm(inventory.reserve('calm', 'SHELF', 5));
 SELECT inventory.reverse(inventory.receive('calm', 'SHELF', 1), 'mistake');
 });
-call($source, "CALL inventory.archive('2026-04-01')");
 call($source, 'SELECT inventory.project()');
+# Messages in two tables of the ring.
+call($source, q{
+SET inventory.outbox_segment_size = '64kB';
+SELECT count(inventory.publish('order.placed', 'order-' || n, jsonb_build_object('n', n, 'text', repeat('x', 1000)), '{"trace": "abc"}')) FROM generate_series(1, 100) n;
+SELECT * FROM inventory.maintain();
+SELECT inventory.publish('order.paid', NULL, NULL)});
 # A transaction that is open across the last tick, and one that is never dumped.
 my @open = map { session($source, 'shop') } 1, 2;
 ask($_, "BEGIN; SELECT inventory.issue('hot', 'SHELF', 1)") for @open;
 call($source, "SELECT inventory.receive('hot', 'SHELF', 1)");
 call($source, 'SELECT inventory.project()');
+is(call($source, q{SELECT inventory.deliver('far', 3)}), '3', 'a subscription is in the middle of its messages');
 ask($open[0], 'COMMIT');
 # The tail: events that no tick includes.
 call($source, "SELECT inventory.receive('calm', 'SHELF', 2), inventory.transfer('hot', 'SHELF', 'BIN', 3)");
@@ -82,7 +93,8 @@ my $past = q{SELECT at, p.* FROM unnest(ARRAY['2026-04-30', '2026-05-10 12:00Z',
 	inventory.stock_at(at) p ORDER BY 1, 2, 3, 4};
 my $rows = join ' UNION ALL ', map { "SELECT '$_', count(*)::text, md5(string_agg(md5(t::text), '' ORDER BY t::text)) FROM inventory.$_ t" }
   qw(sku location lot reservation request baseline archived event_archive_2026_03);
-$rows .= q{ UNION ALL SELECT 'event', count(*)::text, md5(string_agg(md5((to_jsonb(v) - 'xid')::text), '' ORDER BY v.event_id)) FROM inventory.event v};
+$rows .= q{ UNION ALL SELECT 'event', count(*)::text, md5(string_agg(md5((to_jsonb(v) - 'xid')::text), '' ORDER BY v.event_id)) FROM inventory.event v
+	UNION ALL SELECT 'outbox', count(*)::text || ' in ' || count(DISTINCT segment), md5(string_agg(md5((to_jsonb(o) - 'xid')::text), '' ORDER BY o.message_id)) FROM inventory.outbox o};
 my $next = 'SELECT last_value, is_called FROM inventory.event_event_id_seq UNION ALL SELECT last_value, is_called FROM inventory.reservation_reservation_id_seq UNION ALL SELECT last_value, is_called FROM inventory.stock_stock_id_seq';
 my %before = map { $_ => call($source, $_) } $sums, $levels, $past, $rows, $next;
 my $original = catalog_of($source, 'shop');
@@ -99,6 +111,10 @@ $source->command_ok([ 'pg_dump', '--data-only', '-d', $source->connstr('shop'), 
 $source->command_ok([ 'pg_dump', '--inserts', '-d', $source->connstr('shop'), '-f', "$folder/inserts.sql" ], 'pg_dump --inserts');
 ask($open[1], 'ROLLBACK');
 $_->quit for @open;
+my $positions = call($source, 'SELECT max(position) FROM inventory.cursors()');
+my $left = messages_left($source, 'shop');
+cmp_ok($left->{far}, '>', 3, 'there are messages left');
+is($left->{all}, call($source, 'SELECT count(*) FROM inventory.event'), 'for a subscription at the beginning all');
 
 # ---- What must be so after a restore ----
 
@@ -119,8 +135,40 @@ sub restored
 	is(call($node, "SELECT tick_id, hash FROM inventory.tick WHERE tick_id <= $last_tick ORDER BY 1", $database), $hashes, "$name: with the hashes that it had");
 	is(call($node, "SELECT count(*) FROM inventory.event WHERE xid >= pg_snapshot_xmin(pg_current_snapshot()) AND xid < '9223372036854775808'", $database), '0',
 		"$name: no event is of a transaction that is yet to come");
+	is(call($node, "SELECT count(*) FROM inventory.outbox WHERE xid >= pg_snapshot_xmin(pg_current_snapshot()) AND xid < '9223372036854775808'", $database), '0',
+		"$name: nor is a message");
+	is(call($node, "SELECT string_agg(state, ' ' ORDER BY segment) FROM inventory.outbox_segment", $database), 'current closed free free free free free free',
+		"$name: the ring of messages goes on");
 	agrees($node, $name, database => $database);
+	like($said, qr/NOTICE: +subscriptions are paused: "all", "far"\n/, "$name: the subscriptions that were active are paused");
+	is(call($node, q{SELECT string_agg(name || ' ' || state, ', ' ORDER BY name) FROM inventory.subscription}, $database),
+		'all paused, far paused, still paused', "$name: every subscription is");
+	is(call($node, "SELECT min(position) > $positions AND count(DISTINCT epoch) = 3 AND bool_and(position = epoch::bigint << 40) FROM inventory.cursors()", $database), 't',
+		"$name: their positions begin anew after those that there were");
 	same_catalog($original, catalog_of($node, $database), "$name: the catalogs are those of the original") unless $options{catalog};
+	return;
+}
+
+# What is left for the subscriptions in a database.
+sub messages_left
+{
+	my ($node, $database) = @_;
+	my @left = split /\n/, call($node, q{BEGIN; SELECT inventory.deliver('far'); SELECT inventory.deliver('all'); SELECT inventory.resume('still') IS NULL; SELECT inventory.deliver('still'); ROLLBACK}, $database);
+	return { far => $left[0], all => $left[1], still => $left[3] };
+}
+
+sub delivers
+{
+	my ($node, $database, $name, $left) = @_;
+	call($node, q{SELECT inventory.resume('far'), inventory.resume('all')}, $database);
+	is(call($node, q{SELECT inventory.deliver('far')}, $database), $left->{far}, "$name: a subscription gets the messages that it had not had yet");
+	is(call($node, q{SELECT inventory.deliver('all')}, $database), $left->{all}, "$name: so does another");
+	call($node, q{SELECT inventory.receive('calm', 'SHELF', 1)}, $database);
+	is(call($node, q{SELECT inventory.deliver('far')}, $database), '1', "$name: and those that come");
+	is(call($node, q{BEGIN; SELECT inventory.resume('still') IS NULL; SELECT inventory.deliver('still'); ROLLBACK}, $database) =~ s/^.\n//r, $left->{still} + 1, "$name: so does one that wants messages, too");
+	is(call($node, q{SET inventory.outbox_retention = 0; SELECT inventory.publish('order.paid', 'k', NULL) > 0; SELECT max(done) FROM inventory.maintain(); SELECT count(*) FROM inventory.outbox WHERE topic = 'order.placed'}, $database) =~ s/^t\n\d+\n//r,
+		'100', "$name: what a subscription has not had stays in the ring");
+	call($node, q{SELECT inventory.issue('calm', 'SHELF', 1)}, $database);
 	return;
 }
 
@@ -191,11 +239,13 @@ for my $node ($source, $target)
 	prepare($node, 'plain');
 	load_plain($node, 'plain', "$folder/plain.sql");
 	restored($node, 'plain', "plain, $place");
+	delivers($node, 'plain', "plain, $place", $left);
 	goes_on($node, 'plain', "plain, $place");
 
 	prepare($node, 'custom');
 	$node->command_ok([ 'pg_restore', '-j', '4', '-d', $node->connstr('custom'), "$folder/custom" ], 'pg_restore -j 4 reports no error');
 	restored($node, 'custom', "-Fc -j 4, $place");
+	delivers($node, 'custom', "-Fc -j 4, $place", $left);
 	goes_on($node, 'custom', "-Fc -j 4, $place");
 
 	# Makes no partitions itself, so they must be made; the archived one, too.
@@ -206,6 +256,7 @@ SELECT inventory.make_partitions('2026-04-01', (SELECT (extract(year FROM now())
 CREATE TABLE inventory.event_archive_2026_03 (LIKE inventory.event)});
 	load_plain($node, 'data', "$folder/data.sql");
 	restored($node, 'data', "--data-only, $place", catalog => 'as CREATE EXTENSION makes them');
+	delivers($node, 'data', "--data-only, $place", $left);
 	goes_on($node, 'data', "--data-only, $place");
 	clock($node, undef, 'data');
 	$node->safe_psql('postgres', "DROP DATABASE $_") for qw(plain custom data);
@@ -213,6 +264,7 @@ CREATE TABLE inventory.event_archive_2026_03 (LIKE inventory.event)});
 prepare($target, 'inserts');
 load_plain($target, 'inserts', "$folder/inserts.sql");
 restored($target, 'inserts', '--inserts');
+delivers($target, 'inserts', '--inserts', $left);
 goes_on($target, 'inserts', '--inserts');
 
 # ---- Twice ----
@@ -226,6 +278,9 @@ $before{$_} = call($target, $_, 'inserts') for $sums, $levels, $past, $rows, $ne
 $hashes = call($target, 'SELECT tick_id, hash FROM inventory.tick ORDER BY 1', 'inserts');
 $last_tick = call($target, 'SELECT max(tick_id) FROM inventory.tick', 'inserts');
 $original = catalog_of($target, 'inserts');
+$left = messages_left($target, 'inserts');
+cmp_ok($left->{all}, '>', $left->{far}, 'there are messages left again');
+$positions = call($target, 'SELECT max(position) FROM inventory.cursors()', 'inserts');
 $target->command_ok([ 'pg_dump', '-Fc', '-d', $target->connstr('inserts'), '-f', "$folder/twice" ], 'what was restored is dumped');
 my $second = new_node('second', bare => 1, conf => $conf);
 $second->safe_psql('postgres', 'CREATE ROLE clerk; CREATE ROLE boss');
@@ -233,6 +288,7 @@ prepare($second, 'twice');
 $second->command_ok([ 'pg_restore', '-j', '4', '-d', $second->connstr('twice'), "$folder/twice" ], 'and restored');
 restored($second, 'twice', 'restored twice');
 is(call($second, "SELECT count(*) FROM inventory.event WHERE xid < '9223372036854775808'", 'twice'), '0', 'restored twice: the events of both servers are before those of this one');
+delivers($second, 'twice', 'restored twice', $left);
 is(call($second, "SELECT inventory.receive('hot', 'SHELF', 1) > 0", 'twice'), 't', 'restored twice: stock moves');
 agrees($second, 'restored twice, after moving on', database => 'twice');
 $second->stop;
