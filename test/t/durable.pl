@@ -19,7 +19,7 @@ my $CRASHES = 8;
 my $receiver = WebhookServer->new(PostgreSQL::Test::Utils::tempdir() . '/requests');
 my $url = $receiver->url;
 # Nothing writes WAL but those who wait for it, so that a crash loses what it can.
-my $node = new_node('durable', conf => <<'CONF');
+my $node = new_node('durable', streaming => 1, conf => <<'CONF');
 autovacuum = off
 inventory.http_allow = '127.0.0.1'
 wal_writer_delay = 10s
