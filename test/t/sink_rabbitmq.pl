@@ -66,6 +66,15 @@ arrives(sub { $rabbit->depth('chaos') }, $count, 'all arrive');
 caught_up($node, 'chaos');
 delivered_ok($node, messages('chaos'), 'killed');
 
+# --- The consumer of the documentation: what comes twice counts once.
+$node->safe_psql('postgres', "TRUNCATE sent; SELECT count(send('k1', 'chaos')) FROM generate_series(1, 50)");
+arrives(sub { $rabbit->depth('chaos') }, 50, '50 more');
+caught_up($node, 'chaos');
+consumes_once($node, 'rabbitmq.md', 'chaos', $rabbit->port, sub {
+		$node->safe_psql('postgres', "SELECT inventory.seek('chaos', 'earliest')");
+		caught_up($node, 'chaos', 'all is sent again');
+	});
+
 # --- Down for some time
 $node->safe_psql('postgres', <<'SQL');
 SELECT inventory.subscribe('down', '{down}', 'rabbitmq', '{"backoff": "100 ms", "backoff_cap": "500 ms"}');

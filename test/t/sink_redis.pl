@@ -6,6 +6,7 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::Bin;
 use DeliveryTest;
+use InventoryDocs;
 use InventoryTest;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -71,6 +72,10 @@ cmp_ok($count, '>', 500, "while $count messages were published");
 arrives(sub { $redis->ask('XLEN', 'inventory:chaos') }, $count, 'all arrive');
 caught_up($node, 'stream');
 is(delivered_ok($node, messages('inventory:chaos'), 'killed'), 0, '... none of them twice');
+
+# --- The consumer of the documentation, against what has arrived, and again.
+consumes_once($node, 'redis.md', 'inventory:chaos', $redis->port,
+	sub { $redis->ask(qw(XGROUP DESTROY inventory:chaos shop)) });
 
 # --- Down for some time: nothing is written meanwhile, and others go on.
 $node->safe_psql('postgres', <<'SQL');
@@ -163,12 +168,7 @@ SELECT inventory.subscribe('cache', '{inventory.event.#}', 'cache', '{"linger": 
 SQL
 
 # What a reader does, as docs/redis.md says.
-my $FILL = <<'LUA' =~ s/\s+/ /gr;
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-	return redis.call('SET', KEYS[1], ARGV[2])
-end
-return false
-LUA
+my $FILL = example('redis.md', '-- fill');
 
 sub read_cached
 {
