@@ -57,8 +57,8 @@
  * have been committed by a session that rang no bell. */
 #define POLL_MS 5000
 
-/* Cursors written between two looks at the size of their journal. */
-#define JOURNAL_LOOK 1000
+/* Between two looks at the size of the cursors' journal. */
+#define JOURNAL_LOOK_US USECS_PER_SEC
 
 /* A sink that is down. */
 #define SINK_BACKOFF_MIN_MS 100
@@ -558,11 +558,12 @@ finish(void)
 static void
 keep_journal_short(void)
 {
-	static int64 looked_at = 0;
+	static TimestampTz looked_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
 
-	if (delivery.cursor.cursor_no - looked_at < JOURNAL_LOOK)
+	if (now - looked_at >= 0 && now - looked_at < JOURNAL_LOOK_US)
 		return;
-	looked_at = delivery.cursor.cursor_no;
+	looked_at = now;
 	(void) begin();
 	(void) cursor_maintain();
 	commit();
