@@ -459,7 +459,9 @@ WITH waiting AS (
 	UNION ALL
 	SELECT o.message_id, o.key, o.payload, o.created_at, 'pending', 0, NULL, NULL
 	FROM inventory.subscription s
-	JOIN inventory.cursors() c USING (subscription_id)
+	-- As this statement sees it, like the results: cursors() would be later than these.
+	CROSS JOIN LATERAL (SELECT k.after, k.upto, k.last_number FROM inventory.delivery_cursor k
+		WHERE k.subscription_id = s.subscription_id ORDER BY k.cursor_no DESC LIMIT 1) c
 	JOIN inventory.outbox o ON o.xid >= pg_snapshot_xmin(c.after)
 	WHERE s.name = 'inventory.commands' AND o.topic ^@ 'inventory.command.' AND o.topic NOT IN ('inventory.command.dead', 'inventory.command.cancelled')
 		AND NOT pg_visible_in_snapshot(o.xid, c.after)
@@ -575,7 +577,8 @@ AS $$
 				AND p.topic >= 'inventory.command.' AND p.topic < 'inventory.command/'),
 			(SELECT o.payload FROM inventory.outbox o
 			WHERE o.message_id = c.message_id AND c.state = 'pending'
-				AND o.xid >= (SELECT min(pg_snapshot_xmin(k.after)) FROM inventory.cursors() k JOIN inventory.subscription s USING (subscription_id) WHERE s.name = 'inventory.commands'))),
+				AND o.xid >= (SELECT pg_snapshot_xmin(k.after) FROM inventory.delivery_cursor k JOIN inventory.subscription s USING (subscription_id)
+					WHERE s.name = 'inventory.commands' ORDER BY k.cursor_no DESC LIMIT 1))),
 		c.submitted_by, c.submitted_at, CASE WHEN c.state IN ('pending', 'delayed', 'retrying') AND EXISTS (
 			SELECT FROM inventory.parked_message p JOIN inventory.subscription s USING (subscription_id)
 			WHERE s.name = 'inventory.commands' AND p.number = c.message_id

@@ -50,6 +50,7 @@
 #include "catalog.h"
 #include "clock.h"
 #include "command.h"
+#include "command_call.h"
 #include "cursor.h"
 #include "delivery_slot.h"
 #include "error.h"
@@ -340,53 +341,9 @@ saga_continue(const Command *command, const char *state)
 
 /* ---- Execution ---- */
 
-/* The SQL statement, in the caller's memory context. */
-static char *
-command_statement(const Command *command)
-{
-	static Statement statement = {
-		"SELECT inventory.command_statement($1, $2)", 2, {TEXTOID, JSONBOID}
-	};
-	MemoryContext caller = CurrentMemoryContext;
-	Datum		values[2];
-	char	   *sql;
-
-	values[0] = CStringGetTextDatum(command->name);
-	values[1] = PointerGetDatum(command->arguments);
-	query_begin();
-	query_run(&statement, values, NULL);
-	sql = MemoryContextStrdup(caller, query_text(0, 1));
-	query_end();
-	return sql;
-}
-
-/* As the current user; not by query.c, which is for what the engine runs. */
-static Jsonb *
-run_statement(const char *sql, Jsonb *arguments)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	Oid			types[1] = {JSONBOID};
-	Datum		values[1] = {PointerGetDatum(arguments)};
-	Jsonb	   *result;
-	Datum		value;
-	bool		isnull;
-
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	if (SPI_execute_with_args(sql, 1, types, values, NULL, false, 1) != SPI_OK_SELECT ||
-		SPI_processed != 1)
-		elog(ERROR, "could not execute: %s", sql);
-	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
-	MemoryContextSwitchTo(caller);
-	result = isnull ? NULL : DatumGetJsonbPCopy(value);
-	SPI_finish();
-	return result;
-}
-
 static Jsonb *
 run_as_submitter(const Command *command)
 {
-	char	   *sql = command_statement(command);
 	Oid			user;
 	int			security_context;
 	Jsonb	   *result;
@@ -395,7 +352,7 @@ run_as_submitter(const Command *command)
 	event_actor = command->role;
 	SetUserIdAndSecContext(command->role, security_context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
-	result = run_statement(sql, command->arguments);
+	result = command_call(command->name, command->arguments);
 	SetUserIdAndSecContext(user, security_context);
 	event_actor = InvalidOid;
 	return result;
