@@ -4,8 +4,8 @@
  *		The engine's own messages: what they are about and what they say.
  *
  * They are published by the transaction that does what they tell, so there is
- * one if and only if it has been done.  docs/outbox.md describes them.  An older
- * version of the extension has nowhere to put them, and goes on without.
+ * one if and only if it has been done; docs/engine_message.md describes them.  An
+ * older version of the extension has nowhere to put them, and goes on without.
  *
  *-------------------------------------------------------------------------
  */
