@@ -444,18 +444,26 @@ COMMENT ON FUNCTION inventory.command_compensate(bigint, text, jsonb) IS
 
 -- What there is
 
+CREATE INDEX parked_message_command_idx ON inventory.parked_message (number)
+	WHERE topic >= 'inventory.command.' AND topic < 'inventory.command/';
+COMMENT ON INDEX inventory.parked_message_command_idx IS 'Query: a parked command by its number (command_result, cancel).';
+
 CREATE VIEW inventory.pending_command WITH (security_barrier) AS
 WITH waiting AS (
 	SELECT p.number AS message_id, p.key, p.payload, p.created_at, p.state, p.attempts, p.due_at, p.last_error
 	FROM inventory.parked_message p
 	JOIN inventory.subscription s USING (subscription_id)
 	WHERE s.name = 'inventory.commands' AND p.state IN ('retry', 'delayed', 'deferred')
+		AND p.topic >= 'inventory.command.' AND p.topic < 'inventory.command/'
+		AND p.topic NOT IN ('inventory.command.dead', 'inventory.command.cancelled')
 	UNION ALL
 	SELECT o.message_id, o.key, o.payload, o.created_at, 'pending', 0, NULL, NULL
 	FROM inventory.subscription s
-	JOIN inventory.cursors() c USING (subscription_id)
+	-- As this statement sees it, like the results: cursors() would be later than these.
+	CROSS JOIN LATERAL (SELECT k.after, k.upto, k.last_number FROM inventory.delivery_cursor k
+		WHERE k.subscription_id = s.subscription_id ORDER BY k.cursor_no DESC LIMIT 1) c
 	JOIN inventory.outbox o ON o.xid >= pg_snapshot_xmin(c.after)
-	WHERE s.name = 'inventory.commands' AND o.topic ^@ 'inventory.command.' AND o.topic <> 'inventory.command.dead'
+	WHERE s.name = 'inventory.commands' AND o.topic ^@ 'inventory.command.' AND o.topic NOT IN ('inventory.command.dead', 'inventory.command.cancelled')
 		AND NOT pg_visible_in_snapshot(o.xid, c.after)
 		AND (c.upto IS NULL OR o.message_id > c.last_number OR NOT pg_visible_in_snapshot(o.xid, c.upto))
 		AND NOT EXISTS (SELECT FROM inventory.parked_message p
@@ -565,24 +573,27 @@ CREATE FUNCTION inventory.command_find(message_id bigint, OUT command text, OUT 
 AS $$
 	SELECT c.command, c.key,
 		coalesce((SELECT p.payload FROM inventory.parked_message p JOIN inventory.subscription s USING (subscription_id)
-			WHERE s.name = 'inventory.commands' AND p.number = c.message_id),
+			WHERE s.name = 'inventory.commands' AND p.number = c.message_id
+				AND p.topic >= 'inventory.command.' AND p.topic < 'inventory.command/'),
 			(SELECT o.payload FROM inventory.outbox o
 			WHERE o.message_id = c.message_id AND c.state = 'pending'
-				AND o.xid >= (SELECT min(pg_snapshot_xmin(k.after)) FROM inventory.cursors() k JOIN inventory.subscription s USING (subscription_id) WHERE s.name = 'inventory.commands'))),
+				AND o.xid >= (SELECT pg_snapshot_xmin(k.after) FROM inventory.delivery_cursor k JOIN inventory.subscription s USING (subscription_id)
+					WHERE s.name = 'inventory.commands' ORDER BY k.cursor_no DESC LIMIT 1))),
 		c.submitted_by, c.submitted_at, CASE WHEN c.state IN ('pending', 'delayed', 'retrying') AND EXISTS (
 			SELECT FROM inventory.parked_message p JOIN inventory.subscription s USING (subscription_id)
-			WHERE s.name = 'inventory.commands' AND p.number = c.message_id) THEN 'parked' ELSE c.state END, c.attempts
+			WHERE s.name = 'inventory.commands' AND p.number = c.message_id
+				AND p.topic >= 'inventory.command.' AND p.topic < 'inventory.command/') THEN 'parked' ELSE c.state END, c.attempts
 	FROM inventory.command c WHERE c.message_id = command_find.message_id
 $$;
 REVOKE ALL ON FUNCTION inventory.command_find(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.command_find(bigint) IS 'The engine''s own: what cancel() has to know of a command.';
 
-CREATE FUNCTION inventory.command_retry(before timestamptz, message_id bigint) RETURNS bigint
+CREATE FUNCTION inventory.command_retry(before timestamptz) RETURNS bigint
 	LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 	AS 'MODULE_PATHNAME', 'inventory_command_retry';
-REVOKE ALL ON FUNCTION inventory.command_retry(timestamptz, bigint) FROM PUBLIC;
-COMMENT ON FUNCTION inventory.command_retry(timestamptz, bigint) IS
-'The engine''s own: makes parked commands due that were submitted before a time, or one of them.';
+REVOKE ALL ON FUNCTION inventory.command_retry(timestamptz) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.command_retry(timestamptz) IS
+'The engine''s own: makes commands due that have failed and were to be executed before a time.';
 
 CREATE FUNCTION inventory.cancel(message_id bigint) RETURNS boolean
 	LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -603,12 +614,12 @@ BEGIN
 	IF count = 0 THEN
 		RETURN 0;
 	END IF;
-	PERFORM inventory.command_retry(before, NULL);
+	PERFORM inventory.command_retry(before);
 	PERFORM inventory.deliver('inventory.commands');
 	RETURN count;
 EXCEPTION WHEN object_in_use THEN
 	-- A delivery process does it, when this has been committed.
-	PERFORM inventory.command_retry(before, NULL);
+	PERFORM inventory.command_retry(before);
 	RETURN count;
 END
 $$;

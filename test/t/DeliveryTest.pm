@@ -5,13 +5,14 @@ package DeliveryTest;
 use strict;
 use warnings FATAL => 'all';
 use Exporter 'import';
+use InventoryDocs;
 use PostgreSQL::Test::Utils;
 use POSIX ();
 use Test::More;
 use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(new_publishers start_publishers finish_publishers published
-  caught_up delivered_ok arrives quick);
+  caught_up delivered_ok arrives quick consumes_once);
 
 # Each message has the next number of its key, given in the order of commits,
 # and is noted in a table by the transaction that publishes it.
@@ -161,6 +162,31 @@ sub delivered_ok
 	ok($found eq published($node), "$name: every committed message, and no other, has arrived ("
 		  . scalar(keys %seen) . ", $duplicates again)");
 	return $duplicates;
+}
+
+# Runs the consumer that a page of the documentation has, makes everything come
+# again, and runs it again: each message has been counted once.
+sub consumes_once
+{
+	my ($node, $page, $from, $port, $again) = @_;
+	my $program = PostgreSQL::Test::Utils::tempdir() . '/consume.py';
+
+	$node->safe_psql('postgres', example('consumer.md', '-- by id'));
+	append_to_file($program, example($page, '# consume'));
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	for my $run (1 .. 2)
+	{
+		my $err = '';
+		ok(IPC::Run::run([ '/usr/bin/python3', $program, $from, $port, $node->connstr('postgres') ], '2>', \$err),
+			"$page: the consumer runs") or diag $err;
+		is($node->safe_psql('postgres', 'SELECT count(*) - (SELECT count(*) FROM sent) FROM received'), 0,
+			"$page: each message has been counted once") if $run == 1;
+		$again->() if $run == 1;
+	}
+	is($node->safe_psql('postgres', "SELECT count(*) >= (SELECT count(*) FROM sent) AND count(*) = count(DISTINCT id) FROM received"), 't',
+		"$page: ... also when all came again");
+	$node->safe_psql('postgres', 'DROP FUNCTION count_once; DROP TABLE received, counted');
+	return;
 }
 
 # That something takes less than so many seconds.
