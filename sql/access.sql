@@ -6,6 +6,7 @@ CREATE FUNCTION inventory.grant_access(role regrole, level text) RETURNS void
 AS $$
 DECLARE
 	rank integer := array_position(ARRAY['reader', 'operator', 'manager'], level);
+	relation regclass;
 	signature regprocedure;
 BEGIN
 	IF role IS NULL OR level IS NULL THEN
@@ -18,10 +19,15 @@ BEGIN
 	END IF;
 	EXECUTE format('GRANT USAGE ON SCHEMA inventory TO %s', role);
 	EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA inventory TO %s', role);
-	-- Their views show everybody the messages of his own subscriptions, and his own commands.
-	EXECUTE format('REVOKE SELECT ON inventory.parked_message FROM %s', role);
-	EXECUTE format('REVOKE SELECT ON inventory.command_result, inventory.saga_run FROM %s', role);
+	-- The messages themselves; views show everybody those of his own subscriptions, and his commands.
+	FOR relation IN
+		SELECT c.oid FROM pg_class c
+		WHERE c.relnamespace = 'inventory'::regnamespace AND c.relname ~ '^(outbox(_[0-7])?|delivery_cursor(_[01])?|parked_message|command_result|saga_run)$'
+	LOOP
+		EXECUTE format('REVOKE SELECT ON %s FROM %s', relation, role);
+	END LOOP;
 	IF rank >= 3 THEN
+		EXECUTE format('GRANT SELECT ON inventory.outbox TO %s', role);
 		EXECUTE format('GRANT INSERT, UPDATE, DELETE ON inventory.sku, inventory.location, inventory.lot TO %s', role);
 		EXECUTE format('GRANT USAGE ON SEQUENCE inventory.sku_sku_id_seq, inventory.location_location_id_seq, inventory.lot_lot_id_seq TO %s', role);
 	END IF;
@@ -33,11 +39,11 @@ BEGIN
 				'item_at', 'stock_items', 'check_kept', 'available_of', 'tail_on_hand',
 				'tail_reserved', 'tail_committed', 'tail_event_count', 'version',
 				'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'stat_progresses',
-				'stat_workers', 'levels', 'cursors', 'may_read', 'topic_matches', 'stat_deliveries',
+				'stat_workers', 'levels', 'cursors', 'may_read', 'topic_matches', 'unread_by', 'stat_deliveries',
 				'may_see_command', 'command_role'])
 			OR rank >= 2 AND p.proname = ANY (ARRAY['receive', 'issue', 'adjust', 'set_on_hand',
 				'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship',
-				'release', 'extend', 'release_owner', 'expire_due', 'submit', 'saga', 'command_result', 'cancel'])
+				'release', 'extend', 'release_owner', 'expire_due', 'publish', 'submit', 'saga', 'command_result', 'cancel'])
 			OR rank >= 3 AND p.proname = ANY (ARRAY['verify', 'rebuild', 'verify_chain',
 				'chain_anchor', 'check_anchor', 'level_differs', 'stat_reset', 'project', 'tick_hash', 'hash_key_id',
 				'make_partition', 'make_partitions', 'maintain', 'archivable', 'archive', 'archive_partition',
@@ -50,7 +56,7 @@ END
 $$;
 REVOKE ALL ON FUNCTION inventory.grant_access(regrole, text) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.grant_access(regrole, text) IS
-'Gives a role a level of access: reader sees stock, history and counters; operator also moves and reserves; manager also keeps master data, verifies and makes partitions. Call it as the owner of the extension or a superuser.';
+'Gives a role a level of access: reader sees stock, history and counters; operator also moves, reserves and publishes; manager also keeps master data, verifies, makes partitions, and subscribes. Call it as the owner of the extension or a superuser.';
 
 -- The partitions of this month and of the next ones; outside the extension, so
 -- that pg_dump carries their rows.  A dump brings its own.

@@ -194,6 +194,28 @@ REVOKE ALL ON FUNCTION inventory.detach_partition(regclass) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.detach_partition(regclass) IS
 'The engine''s own: detaches an event partition without keeping others waiting for long.';
 
+-- What a subscription has not had yet must stay where it is read.
+CREATE FUNCTION inventory.check_delivered(partition regclass) RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	names text[];
+BEGIN
+	-- No rotation of the cursors comes between the snapshot and the reading.
+	LOCK TABLE inventory.delivery_cursor IN ACCESS SHARE MODE;
+	names := inventory.unread_by(partition);
+	IF names IS NOT NULL THEN
+		RAISE EXCEPTION 'cannot archive %: a subscription has not had all of its events', partition
+			USING ERRCODE = 'object_in_use',
+				DETAIL = format('Subscriptions: %s.', array_to_string(names, ', ')),
+				HINT = 'Wait until it has been delivered to, resume() it if it is paused, or seek() or unsubscribe() it.';
+	END IF;
+END
+$$;
+REVOKE ALL ON FUNCTION inventory.check_delivered(regclass) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.check_delivered(regclass) IS
+'The engine''s own: an error unless every subscription has had the events of a partition that it wants.';
+
 -- Fails, and says what holds it up, unless every event of the partition is in
 -- the stock rows for everybody.  Returns the first tick that includes them all.
 CREATE FUNCTION inventory.check_archivable(partition regclass, recorded_until timestamptz) RETURNS bigint
@@ -358,6 +380,7 @@ BEGIN
 	SELECT c.relname INTO name FROM pg_class c WHERE c.oid = part.partition;
 	EXECUTE format('LOCK TABLE %s IN SHARE MODE', part.partition);
 	anchor := inventory.check_archivable(part.partition, part.recorded_until);
+	PERFORM inventory.check_delivered(part.partition);
 
 	PERFORM inventory.progress_phase('adding up ' || name,
 		(SELECT c.reltuples::bigint FROM pg_class c WHERE c.oid = part.partition));

@@ -91,6 +91,7 @@ CREATE TABLE inventory.stock (
 	snapshot_count bigint,
 	recorded_from timestamptz,
 	recorded_until timestamptz,
+	is_short boolean,
 	CONSTRAINT stock_key UNIQUE NULLS NOT DISTINCT (sku_id, location_id, lot_id, condition),
 	CONSTRAINT stock_condition_known CHECK (condition IN ('good', 'damaged', 'quality_control', 'quarantine'))
 ) WITH (fillfactor = 70);
@@ -108,6 +109,7 @@ COMMENT ON COLUMN inventory.stock.event_count IS 'Number of projected events.';
 COMMENT ON COLUMN inventory.stock.snapshot_count IS 'Number of them at the last snapshot of the stock item; NULL before the first tick.';
 COMMENT ON COLUMN inventory.stock.recorded_from IS 'Earliest recorded_at of the projected events since that snapshot; NULL when there are none.';
 COMMENT ON COLUMN inventory.stock.recorded_until IS 'Latest recorded_at of all projected events.';
+COMMENT ON COLUMN inventory.stock.is_short IS 'Whether the last message about it was a shortage; NULL before the first tick. Of other conditions than good there are none.';
 COMMENT ON INDEX inventory.stock_pkey IS 'Query: a stock item by its internal number (level load, views).';
 COMMENT ON INDEX inventory.stock_key IS 'Query: the stock item of a SKU, location, lot and condition (function calls), and all stock items of a SKU (available, on_hand).';
 

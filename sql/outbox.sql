@@ -35,6 +35,8 @@ CREATE TRIGGER engine_only_row BEFORE INSERT ON inventory.outbox
 ALTER TABLE inventory.outbox ENABLE ALWAYS TRIGGER engine_only_row;
 
 DO $$
+DECLARE
+	col record;
 BEGIN
 	FOR n IN 0..7 LOOP
 		EXECUTE format('CREATE TABLE inventory.outbox_%1$s PARTITION OF inventory.outbox FOR VALUES IN (%1$s)
@@ -45,6 +47,12 @@ BEGIN
 		EXECUTE format('CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inventory.outbox_%1$s
 			FOR EACH STATEMENT EXECUTE FUNCTION inventory.engine_only()', n);
 		EXECUTE format('ALTER TABLE inventory.outbox_%1$s ENABLE ALWAYS TRIGGER engine_only_row', n);
+		FOR col IN
+			SELECT a.attname, col_description(a.attrelid, a.attnum) AS comment FROM pg_attribute a
+			WHERE a.attrelid = 'inventory.outbox'::regclass AND a.attnum > 0
+		LOOP
+			EXECUTE format('COMMENT ON COLUMN inventory.outbox_%s.%I IS %L', n, col.attname, col.comment);
+		END LOOP;
 	END LOOP;
 END
 $$;
@@ -89,8 +97,8 @@ CREATE FUNCTION inventory.unread_by(log regclass) RETURNS text[]
 	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
-	of_events constant boolean := EXISTS (SELECT FROM pg_inherits i
-		WHERE i.inhrelid = log AND i.inhparent = 'inventory.event'::regclass);
+	parent constant regclass := (SELECT i.inhparent::regclass FROM pg_inherits i WHERE i.inhrelid = log);
+	of_events constant boolean := parent = 'inventory.event'::regclass;
 	statement constant text := format(
 		'SELECT EXISTS (SELECT FROM %s v
 			WHERE (v.xid >= $1 AND (v.xid < ''9223372036854775808'' OR $1 >= ''9223372036854775808'')
@@ -101,6 +109,10 @@ DECLARE
 	unread boolean;
 	result text[];
 BEGIN
+	IF of_events IS NULL OR parent NOT IN ('inventory.event'::regclass, 'inventory.outbox'::regclass) THEN
+		RAISE EXCEPTION '"%" is neither a table of messages nor a partition of events', log
+			USING ERRCODE = 'wrong_object_type';
+	END IF;
 	FOR cursor IN
 		SELECT DISTINCT ON (s.name, c.slice) s.name, c.after, i.interest,
 			ARRAY(SELECT t FROM unnest(enum_range(NULL::inventory.event_type)) WITH ORDINALITY e(t, n)

@@ -46,10 +46,12 @@ BEGIN
 			WHERE pg_snapshot_xmax(t.snapshot) > oldest AND pg_snapshot_xmax(t.snapshot) < zero)
 		AND NOT EXISTS (SELECT FROM inventory.delivery_cursor c, LATERAL (VALUES (c.after), (c.upto)) b(boundary)
 			WHERE pg_snapshot_xmax(b.boundary) > oldest AND pg_snapshot_xmax(b.boundary) < zero)
+		AND NOT EXISTS (SELECT FROM inventory.outbox o WHERE o.xid >= oldest AND o.xid < zero)
 	THEN
 		RETURN false;
 	END IF;
 	UPDATE inventory.event v SET xid = inventory.restored_xid(v.xid);
+	UPDATE inventory.outbox o SET xid = inventory.restored_xid(o.xid);
 	UPDATE inventory.tick t SET snapshot = inventory.restored_snapshot(t.snapshot);
 	-- One that is at the beginning stays there.
 	UPDATE inventory.delivery_cursor c SET upto = inventory.restored_snapshot(c.upto),
@@ -61,7 +63,8 @@ REVOKE ALL ON FUNCTION inventory.restore_xids() FROM PUBLIC;
 COMMENT ON FUNCTION inventory.restore_xids() IS
 'The engine''s own: makes the transaction ids of restored events, ticks and cursors smaller than those of this server, where they are not; returns whether it has.';
 
--- pg_restore --disable-triggers leaves the triggers of events as ordinary ones.
+-- pg_restore --disable-triggers leaves the triggers of events and messages as
+-- ordinary ones.
 CREATE FUNCTION inventory.restore_triggers() RETURNS void
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -72,7 +75,8 @@ BEGIN
 		SELECT g.tgrelid::regclass AS on_table, g.tgname FROM pg_trigger g
 		JOIN pg_class c ON c.oid = g.tgrelid
 		WHERE c.relnamespace = 'inventory'::regnamespace AND g.tgenabled <> 'A'
-			AND g.tgfoid IN ('inventory.event_applied()'::regprocedure, 'inventory.event_append_only()'::regprocedure)
+			AND (g.tgfoid IN ('inventory.event_applied()'::regprocedure, 'inventory.event_append_only()'::regprocedure)
+				OR g.tgname = 'engine_only_row')
 	LOOP
 		EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', trigger.on_table, trigger.tgname);
 	END LOOP;
@@ -80,7 +84,26 @@ END
 $$;
 REVOKE ALL ON FUNCTION inventory.restore_triggers() FROM PUBLIC;
 COMMENT ON FUNCTION inventory.restore_triggers() IS
-'The engine''s own: the triggers of the event partitions fire always again.';
+'The engine''s own: the triggers of events and messages fire always again.';
+
+-- The first table of the ring is current; the others are kept from now on for as
+-- long as if they had just been closed.
+CREATE FUNCTION inventory.restore_ring() RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	used boolean;
+BEGIN
+	FOR n IN 0..7 LOOP
+		EXECUTE format('SELECT EXISTS (SELECT FROM inventory.outbox_%s)', n) INTO used;
+		UPDATE inventory.outbox_segment s SET state = 'closed', opened_at = inventory.clock_time(), closed_at = inventory.clock_time()
+		WHERE s.segment = n AND s.state = 'free' AND used;
+	END LOOP;
+END
+$$;
+REVOKE ALL ON FUNCTION inventory.restore_ring() FROM PUBLIC;
+COMMENT ON FUNCTION inventory.restore_ring() IS
+'The engine''s own: the state of the ring of messages follows from where the messages are.';
 
 CREATE FUNCTION inventory.restore_sequences() RETURNS void
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -98,6 +121,10 @@ BEGIN
 		EXECUTE format('SELECT setval(%1$L, m.last) FROM (SELECT max(%2$I) AS last FROM %3$s) m, %1$s s WHERE m.last > s.last_value OR m.last = s.last_value AND NOT s.is_called',
 			part.sequence, part.attname, part.on_table);
 	END LOOP;
+	-- Messages have theirs from the sequence of events.
+	PERFORM setval('inventory.event_event_id_seq', m.last)
+	FROM (SELECT max(o.message_id) AS last FROM inventory.outbox o) m, inventory.event_event_id_seq s
+	WHERE m.last > s.last_value OR m.last = s.last_value AND NOT s.is_called;
 END
 $$;
 REVOKE ALL ON FUNCTION inventory.restore_sequences() FROM PUBLIC;
@@ -184,9 +211,10 @@ BEGIN
 				HINT = format('Before loading a dump: ALTER DATABASE %I SET inventory.restoring = on.', current_database());
 	END IF;
 	LOCK TABLE inventory.event, inventory.stock, inventory.reservation, inventory.tick,
-		inventory.subscription, inventory.delivery_cursor IN SHARE ROW EXCLUSIVE MODE;
+		inventory.subscription, inventory.delivery_cursor, inventory.outbox IN SHARE ROW EXCLUSIVE MODE;
 	PERFORM inventory.restore_triggers();
 	PERFORM inventory.restore_xids();
+	PERFORM inventory.restore_ring();
 	PERFORM inventory.restore_sequences();
 	PERFORM inventory.restore_subscriptions();
 	PERFORM inventory.make_foreign_keys();
@@ -200,4 +228,4 @@ END
 $$;
 REVOKE ALL ON FUNCTION inventory.post_restore() FROM PUBLIC;
 COMMENT ON FUNCTION inventory.post_restore() IS
-'Ends the loading of a dump, after which stock moves again: fits the transaction ids of the events to this server, adds those events to the stock rows that are not in them yet, sets the sequences, pauses the subscriptions, resets inventory.restoring, and verifies. If anything differs it is an error, and the database remains as it was. For the owner of the extension.';
+'Ends the loading of a dump, after which stock moves again: fits the transaction ids of the events and messages to this server, adds those events to the stock rows that are not in them yet, sets the sequences, pauses the subscriptions, resets inventory.restoring, and verifies. If anything differs it is an error, and the database remains as it was. For the owner of the extension.';

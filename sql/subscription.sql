@@ -67,6 +67,8 @@ CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inve
 	FOR EACH STATEMENT EXECUTE FUNCTION inventory.engine_only();
 
 DO $$
+DECLARE
+	col record;
 BEGIN
 	FOR n IN 0..1 LOOP
 		EXECUTE format('CREATE TABLE inventory.delivery_cursor_%1$s PARTITION OF inventory.delivery_cursor FOR VALUES IN (%1$s)
@@ -74,6 +76,12 @@ BEGIN
 		EXECUTE format('COMMENT ON TABLE inventory.delivery_cursor_%1$s IS %2$L', n, 'One of the two tables of cursors.');
 		EXECUTE format('CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inventory.delivery_cursor_%1$s
 			FOR EACH STATEMENT EXECUTE FUNCTION inventory.engine_only()', n);
+		FOR col IN
+			SELECT a.attname, col_description(a.attrelid, a.attnum) AS comment FROM pg_attribute a
+			WHERE a.attrelid = 'inventory.delivery_cursor'::regclass AND a.attnum > 0
+		LOOP
+			EXECUTE format('COMMENT ON COLUMN inventory.delivery_cursor_%s.%I IS %L', n, col.attname, col.comment);
+		END LOOP;
 	END LOOP;
 END
 $$;
@@ -225,16 +233,11 @@ COMMENT ON FUNCTION inventory.replay(text, text, timestamptz, timestamptz, jsonb
 
 -- Where each subscription is.
 CREATE FUNCTION inventory.cursors() RETURNS SETOF inventory.delivery_cursor
-	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
-AS $$
-	SELECT DISTINCT ON (c.subscription_id, c.slice) c.*
-	FROM inventory.delivery_cursor c
-	JOIN inventory.subscription s ON s.subscription_id = c.subscription_id AND c.slice < s.workers
-	ORDER BY c.subscription_id, c.slice, c.cursor_no DESC
-$$;
+	LANGUAGE c VOLATILE ROWS 10 SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_cursors';
 REVOKE ALL ON FUNCTION inventory.cursors() FROM PUBLIC;
 COMMENT ON FUNCTION inventory.cursors() IS
-'The rows of delivery_cursor that count: the latest of each slice of each subscription.';
+'The rows of delivery_cursor that count: the latest of each slice of each subscription, as committed now.';
 
 -- Payloads are shown to the owner of the subscription, and to that of the
 -- extension; superusers have all roles.

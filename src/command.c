@@ -716,6 +716,9 @@ inventory_submit(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s must not be NULL", "arguments")));
+	outbox_check(PG_ARGISNULL(6) ? NULL : PG_GETARG_TEXT_PP(6),
+				 VARSIZE(PG_GETARG_JSONB_P(1)) +
+				 (PG_ARGISNULL(5) ? 0 : VARSIZE(PG_GETARG_JSONB_P(5))));
 	request_make(&request, fcinfo, OPERATION_SUBMIT, 2);
 	values[0] = ObjectIdGetDatum(GetUserId());
 	take_argument(fcinfo, 0, values, nulls, 1);
@@ -746,6 +749,7 @@ inventory_saga(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s must not be NULL", "commands")));
+	outbox_check(NULL, VARSIZE(PG_GETARG_JSONB_P(0)));
 	request_make(&request, fcinfo, OPERATION_SAGA, 1);
 	values[0] = ObjectIdGetDatum(GetUserId());
 	values[1] = PG_GETARG_DATUM(0);

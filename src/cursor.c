@@ -32,6 +32,8 @@
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
+#include "fmgr.h"
+#include "funcapi.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/fmgroids.h"
@@ -54,6 +56,8 @@ enum
 };
 
 #define CURSOR_TABLES 2
+
+PG_FUNCTION_INFO_V1(inventory_cursors);
 
 /* A table is full with so many blocks; 512 kB. */
 #define CURSOR_FULL_BLOCKS 64
@@ -158,6 +162,33 @@ cursor_read(int subscription_id, int slice, Cursor *cursor)
 	for (int i = 0; i < CURSOR_TABLES; i++)
 		table_close(relations[i], AccessShareLock);
 	return cursor_no >= 0;
+}
+
+/*
+ * All rows that count.  Not a plain query, which has its snapshot before it waits
+ * for the lock of a table that is just being emptied.
+ */
+Datum
+inventory_cursors(PG_FUNCTION_ARGS)
+{
+	static Statement statement = {
+		"SELECT DISTINCT ON (c.subscription_id, c.slice) c.*"
+		" FROM inventory.delivery_cursor c"
+		" JOIN inventory.subscription s ON s.subscription_id = c.subscription_id AND c.slice < s.workers"
+		" ORDER BY c.subscription_id, c.slice, c.cursor_no DESC"
+	};
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	uint64		count;
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < CURSOR_TABLES; i++)
+		LockRelationOid(catalog_relations()->cursor[i], AccessShareLock);
+	query_begin();
+	count = query_run(&statement, NULL, NULL);
+	for (uint64 i = 0; i < count; i++)
+		tuplestore_puttuple(result->setResult, SPI_tuptable->vals[i]);
+	query_end();
+	return (Datum) 0;
 }
 
 /* ---- Writing ---- */

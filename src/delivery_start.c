@@ -198,3 +198,17 @@ delivery_terminate(Oid database)
 	deliveries_unlock();
 	return any;
 }
+
+void
+delivery_dismiss(void)
+{
+	deliveries_lock(LW_EXCLUSIVE);
+	for (int i = 0; i < delivery_max; i++)
+	{
+		if (delivery_slots[i].database != MyDatabaseId)
+			continue;
+		delivery_slots[i].wanted = false;
+		delivery_set_latch(i);
+	}
+	deliveries_unlock();
+}

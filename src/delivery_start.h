@@ -14,6 +14,9 @@
  * were started, and when to look again. */
 extern int64 delivery_reconcile(TimestampTz *again_at);
 
+/* There are to be none in this database, until delivery_reconcile() has looked. */
+extern void delivery_dismiss(void);
+
 /* Asks all delivery processes of a database to leave; whether there are any. */
 extern bool delivery_terminate(Oid database);
 

@@ -41,6 +41,7 @@
 #define SECRET_PREFIX "whsec_"
 #define SECRET_LEAST_BYTES 16
 #define SECRET_GREATEST_BYTES 64
+#define SECRETS_AT_MOST 8
 
 static char *read_boolean(const EndpointOption *, const char *, const char *);
 static char *read_number(const EndpointOption *, const char *, const char *);
@@ -541,6 +542,7 @@ read_signing_secret(const EndpointOption *option, const char *name, const char *
 	StringInfoData secrets;
 	char	   *rest = pstrdup(value);
 	char	   *secret;
+	int			count = 0;
 
 	initStringInfo(&secrets);
 	while ((secret = strsep(&rest, " \t\r\n")) != NULL)
@@ -548,6 +550,8 @@ read_signing_secret(const EndpointOption *option, const char *name, const char *
 		if (secret[0] == '\0')
 			continue;
 		check_signing_secret(name, secret);
+		if (++count > SECRETS_AT_MOST)
+			invalid_value(name, "It has more than %d secrets.", SECRETS_AT_MOST);
 		appendStringInfo(&secrets, "%s%s", secrets.len > 0 ? " " : "", secret);
 	}
 	if (secrets.len == 0)

@@ -29,6 +29,7 @@
 
 #include "catalog.h"
 #include "clock.h"
+#include "engine_message.h"
 #include "error.h"
 #include "event.h"
 #include "expiry.h"
@@ -157,19 +158,11 @@ expiry_init(void)
 	level_overdue_reader = expiry_read_overdue;
 }
 
-typedef struct OverdueLine
-{
-	int64		reservation_id;
-	int32		line_no;
-	int64		quantity;
-	TimestampTz deadline;
-} OverdueLine;
-
 /*
  * Locks overdue lines that nobody else has locked, without what this
  * transaction itself has written: if it rolled back, they would be as before.
  */
-static OverdueLine *
+static ExpiredLine *
 expiry_lock(int64 stock_id, TimestampTz now, int64 max_lines, int *count)
 {
 	static Statement statement = {
@@ -180,7 +173,7 @@ expiry_lock(int64 stock_id, TimestampTz now, int64 max_lines, int *count)
 		3, {INT8OID, TIMESTAMPTZOID, INT8OID}
 	};
 	MemoryContext caller = CurrentMemoryContext;
-	OverdueLine *lines;
+	ExpiredLine *lines;
 	uint64		found;
 	Datum		values[3];
 
@@ -189,11 +182,11 @@ expiry_lock(int64 stock_id, TimestampTz now, int64 max_lines, int *count)
 	values[2] = Int64GetDatum(max_lines);
 	query_begin();
 	found = query_run(&statement, values, NULL);
-	lines = MemoryContextAlloc(caller, Max(found, 1) * sizeof(OverdueLine));
+	lines = MemoryContextAlloc(caller, Max(found, 1) * sizeof(ExpiredLine));
 	*count = 0;
 	for (uint64 i = 0; i < found; i++)
 	{
-		OverdueLine *line = &lines[*count];
+		ExpiredLine *line = &lines[*count];
 		bool		isnull;
 
 		line->reservation_id = query_int64(i, 1);
@@ -208,7 +201,7 @@ expiry_lock(int64 stock_id, TimestampTz now, int64 max_lines, int *count)
 }
 
 static void
-expiry_update(const OverdueLine *line)
+expiry_update(const ExpiredLine *line)
 {
 	static Statement statement = {
 		"UPDATE inventory.reservation SET state = 'expired', released = quantity - shipped,"
@@ -224,15 +217,45 @@ expiry_update(const OverdueLine *line)
 	query_end();
 }
 
+static void
+settlement_add(Settlement *settlement, const ExpiredLine *lines, int count)
+{
+	int			needed = settlement->count + count;
+
+	if (needed > settlement->room)
+	{
+		settlement->room = Max(needed, 2 * settlement->room);
+		settlement->lines = settlement->lines == NULL ?
+			palloc_extended(settlement->room * sizeof(ExpiredLine), MCXT_ALLOC_HUGE) :
+			repalloc_huge(settlement->lines, settlement->room * sizeof(ExpiredLine));
+	}
+	if (count == 0)
+		return;
+	memcpy(settlement->lines + settlement->count, lines, count * sizeof(ExpiredLine));
+	settlement->count += count;
+}
+
+/* Tells, once per reservation, what has been expired. */
+void
+expiry_tell(Settlement *settlement)
+{
+	engine_message_expired(settlement->lines, settlement->count);
+	if (settlement->lines)
+		pfree(settlement->lines);
+	memset(settlement, 0, sizeof(Settlement));
+}
+
 /*
  * Writes expire events for overdue holds of a touched stock item, as far as no
- * other transaction is doing so.  Returns how many.
+ * other transaction is doing so, and adds them to the settlement.  Returns how
+ * many.
  */
 int64
-expiry_write(LevelTouch *touch, int64 stock_id, int64 max_lines)
+expiry_write(LevelTouch *touch, int64 stock_id, int64 max_lines,
+			 Settlement *settlement)
 {
 	EventWriter writer;
-	OverdueLine *lines;
+	ExpiredLine *lines;
 	int			count;
 	int			written = 0;
 
@@ -242,7 +265,7 @@ expiry_write(LevelTouch *touch, int64 stock_id, int64 max_lines)
 	event_writer_begin(&writer);
 	for (; written < count; written++)
 	{
-		OverdueLine *line = &lines[written];
+		ExpiredLine *line = &lines[written];
 		EventNote	note = {0};
 		Event		event = {0};
 
@@ -263,6 +286,7 @@ expiry_write(LevelTouch *touch, int64 stock_id, int64 max_lines)
 	event_writer_end(&writer);
 	if (written > 0)
 		level_settle_soon(touch, lines[0].deadline);
+	settlement_add(settlement, lines, written);
 	pfree(lines);
 	return written;
 }
@@ -296,6 +320,7 @@ expiry_find_items(int64 max_lines, int *count)
 int64
 expiry_run(int64 max_lines)
 {
+	Settlement	settlement = {0};
 	int64		written = 0;
 	int64	   *items;
 	int			count;
@@ -304,7 +329,8 @@ expiry_run(int64 max_lines)
 	items = expiry_find_items(max_lines, &count);
 	for (int i = 0; i < count && written < max_lines; i++)
 		written += expiry_write(level_touch(items[i], false), items[i],
-								max_lines - written);
+								max_lines - written, &settlement);
+	expiry_tell(&settlement);
 	pfree(items);
 	return written;
 }

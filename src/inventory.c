@@ -196,14 +196,14 @@ _PG_init(void)
 							"seek() and replay() go back no further.",
 							&outbox_retention,
 							24 * 3600, 0, INT_MAX,
-							PGC_SIGHUP, GUC_UNIT_S,
+							PGC_SUSET, GUC_UNIT_S,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("inventory.outbox_segment_size",
 							"Sets how large a table of the ring of messages becomes.",
 							"There are eight of them; one is emptied as a whole.",
 							&outbox_segment_size,
 							256 * 1024, 64, INT_MAX,
-							PGC_SIGHUP, GUC_UNIT_KB,
+							PGC_SUSET, GUC_UNIT_KB,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("inventory.max_message_size",
 							"Sets how large the payload and the headers of a message can be.",

@@ -264,15 +264,14 @@ maintain_indexes(void)
 
 /* ---- Messages ---- */
 
-/* Each table of the ring is emptied and closed once at most. */
 static int64
-maintain_ring(void)
+maintain_messages(void)
 {
 	int64		done = 0;
 
-	while (done < 2 * OUTBOX_SEGMENTS && outbox_maintain() > 0)
+	while (outbox_empty() > 0)
 		done++;
-	return done;
+	return done + outbox_close();
 }
 
 /* ---- The worker's piece ---- */
@@ -292,7 +291,7 @@ maintenance_run(void)
 	TimestampTz now = GetCurrentTimestamp();
 	int64		removed = 0;
 
-	if (cursor_maintain() > 0 || outbox_maintain() > 0)
+	if (cursor_maintain() > 0 || outbox_empty() > 0 || outbox_close() > 0)
 		return 1;
 	if (now >= look_due)
 	{
@@ -353,7 +352,7 @@ inventory_maintain(PG_FUNCTION_ARGS)
 	progress_phase("index ranges", 0);
 	report(result, "index ranges summarized", maintain_indexes());
 	progress_phase("messages", 0);
-	report(result, "message tables closed or emptied", maintain_ring());
+	report(result, "message tables closed or emptied", maintain_messages());
 	progress_end();
 	return (Datum) 0;
 }

@@ -18,9 +18,9 @@
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
-#include "utils/numeric.h"
 #include "utils/timestamp.h"
 
+#include "json_object.h"
 #include "message.h"
 #include "query.h"
 #include "topic.h"
@@ -120,101 +120,58 @@ message_item(int64 stock_id)
 
 /* ---- Payloads ---- */
 
-typedef struct Object
-{
-	JsonbParseState *state;
-} Object;
-
 static void
-put(Object *object, const char *name, JsonbValue *value)
-{
-	JsonbValue	key;
-
-	key.type = jbvString;
-	key.val.string.val = unconstify(char *, name);
-	key.val.string.len = strlen(name);
-	pushJsonbValue(&object->state, WJB_KEY, &key);
-	pushJsonbValue(&object->state, WJB_VALUE, value);
-}
-
-static void
-put_string(Object *object, const char *name, const char *string)
-{
-	JsonbValue	value;
-
-	if (string == NULL)
-		return;
-	value.type = jbvString;
-	value.val.string.val = unconstify(char *, string);
-	value.val.string.len = strlen(string);
-	put(object, name, &value);
-}
-
-static void
-put_number(Object *object, const char *name, int64 number)
-{
-	JsonbValue	value;
-
-	value.type = jbvNumeric;
-	value.val.numeric = int64_to_numeric(number);
-	put(object, name, &value);
-}
-
-static void
-put_column_number(Object *object, const char *name, TupleTableSlot *slot, int column)
+put_column_number(JsonObject *object, const char *name, TupleTableSlot *slot, int column)
 {
 	bool		isnull;
 	Datum		datum = slot_getattr(slot, column, &isnull);
 
 	if (!isnull)
-		put_number(object, name, DatumGetInt64(datum));
+		json_object_number(object, name, DatumGetInt64(datum));
 }
 
 static void
-put_column_text(Object *object, const char *name, TupleTableSlot *slot, int column)
+put_column_text(JsonObject *object, const char *name, TupleTableSlot *slot, int column)
 {
 	bool		isnull;
 	Datum		datum = slot_getattr(slot, column, &isnull);
 
 	if (!isnull)
-		put_string(object, name, TextDatumGetCString(datum));
+		json_object_text(object, name, DatumGetTextPP(datum));
 }
 
 static void
-put_column_time(Object *object, const char *name, TupleTableSlot *slot, int column)
+put_column_time(JsonObject *object, const char *name, TupleTableSlot *slot, int column)
 {
 	bool		isnull;
 	Datum		datum = slot_getattr(slot, column, &isnull);
 
 	if (!isnull)
-		put_string(object, name, message_time(DatumGetTimestampTz(datum)));
+		json_object_string(object, name, message_time(DatumGetTimestampTz(datum)));
 }
 
 static void
-put_column_json(Object *object, const char *name, TupleTableSlot *slot, int column)
+put_column_json(JsonObject *object, const char *name, TupleTableSlot *slot, int column)
 {
 	bool		isnull;
 	Datum		datum = slot_getattr(slot, column, &isnull);
-	JsonbValue	value;
 
-	if (isnull)
-		return;
-	JsonbToJsonbValue(DatumGetJsonbP(datum), &value);
-	put(object, name, &value);
+	if (!isnull)
+		json_object_json(object, name, DatumGetJsonbP(datum));
 }
 
 static Jsonb *
 event_payload(TupleTableSlot *slot, const ItemCodes *codes, const char *type)
 {
-	Object		object = {NULL};
+	JsonObject	object;
 
-	pushJsonbValue(&object.state, WJB_BEGIN_OBJECT, NULL);
+	json_object_begin(&object);
 	put_column_number(&object, "event_id", slot, EVENT_EVENT_ID);
-	put_string(&object, "type", type);
-	put_string(&object, "sku", codes->sku);
-	put_string(&object, "location", codes->location);
-	put_string(&object, "lot", codes->lot);
-	put_string(&object, "condition", codes->condition);
+	json_object_string(&object, "type", type);
+	json_object_string(&object, "sku", codes->sku);
+	json_object_string(&object, "location", codes->location);
+	json_object_string(&object, "lot", codes->lot);
+	json_object_string(&object, "condition", codes->condition);
 	put_column_number(&object, "on_hand_delta", slot, EVENT_ON_HAND_DELTA);
 	put_column_number(&object, "reserved_delta", slot, EVENT_RESERVED_DELTA);
 	put_column_number(&object, "committed_delta", slot, EVENT_COMMITTED_DELTA);
@@ -227,7 +184,7 @@ event_payload(TupleTableSlot *slot, const ItemCodes *codes, const char *type)
 	put_column_time(&object, "effective_at", slot, EVENT_EFFECTIVE_AT);
 	put_column_number(&object, "reverses", slot, EVENT_REVERSES);
 	put_column_json(&object, "metadata", slot, EVENT_METADATA);
-	return JsonbValueToJsonb(pushJsonbValue(&object.state, WJB_END_OBJECT, NULL));
+	return json_object_end(&object);
 }
 
 /* ---- Messages ---- */

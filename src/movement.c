@@ -20,6 +20,7 @@
 #include "utils/xid8.h"
 
 #include "call.h"
+#include "engine_message.h"
 #include "error.h"
 #include "lines.h"
 #include "query.h"
@@ -371,6 +372,28 @@ movement_write(EventWriter *writer, Movement **sorted, int count)
 	pfree(events);
 }
 
+/* Publishes what has been put right. */
+static void
+movement_tell(const Movement *movements, int count, const text *actor)
+{
+	for (int i = 0; i < count; i++)
+	{
+		const Movement *movement = &movements[i];
+
+		if (movement->type == EVENT_ADJUST || movement->type == EVENT_COUNT)
+			engine_message_adjusted(&(Adjustment) {
+				.event_id = movement->event_id,
+				.type = movement->type,
+				.codes = &movement->codes,
+				.delta = movement->on_hand_delta,
+				.expected = movement->expected,
+				.counted = movement->quantity,
+				.note = movement->note,
+				.actor = actor,
+			});
+	}
+}
+
 /*
  * Executes resolved movements, all or nothing, and sets the call's result: the
  * number of events, or the first event's id.
@@ -382,6 +405,7 @@ movement_execute(Call *call, Movement *movements, int count, bool returns_count)
 	EventWriter writer;
 	Need	   *needs;
 	int			need_count;
+	bool		recorded;
 
 	/* The wait for an exclusive lock may have been for this very request. */
 	if (movement_touch(sorted, count) &&
@@ -403,7 +427,8 @@ movement_execute(Call *call, Movement *movements, int count, bool returns_count)
 		movements[i].event_id = event_next_id();
 	call->result.value = returns_count ? count : movements[0].event_id;
 	event_writer_begin(&writer);
-	if (request_record(&call->request, writer.inserter, &call->result))
+	recorded = request_record(&call->request, writer.inserter, &call->result);
+	if (recorded)
 	{
 		for (int i = 0; i < need_count; i++)
 		{
@@ -413,6 +438,8 @@ movement_execute(Call *call, Movement *movements, int count, bool returns_count)
 		movement_write(&writer, sorted, count);
 	}
 	event_writer_end(&writer);
+	if (recorded)
+		movement_tell(movements, count, writer.actor);
 }
 
 /* ---- Functions of one movement ---- */

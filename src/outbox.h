@@ -17,6 +17,9 @@ extern int	outbox_segment_size;	/* kilobytes */
 extern int	outbox_retention;	/* seconds */
 extern int	outbox_max_message_size;	/* bytes */
 
+/* An error if the key (or NULL) is too long, or the content too large. */
+extern void outbox_check(const text *key, size_t size);
+
 /* A message of the engine's own; returns its number. */
 extern int64 outbox_append(const char *topic, const char *key, Jsonb *payload);
 
@@ -30,7 +33,12 @@ extern int	outbox_current_segment(void);
 /* So many bytes have been added to the segment. */
 extern void outbox_grown(int segment, Size bytes);
 
-/* A piece of keeping the ring in order; 0 when there is nothing to do. */
-extern int64 outbox_maintain(void);
+/*
+ * Pieces of keeping the ring in order; 0 when there is nothing to do.  What a
+ * transaction has closed is for a later one to empty: until it commits, others
+ * publish into it.
+ */
+extern int64 outbox_empty(void);
+extern int64 outbox_close(void);
 
 #endif							/* INVENTORY_OUTBOX_H */

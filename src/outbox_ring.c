@@ -345,18 +345,33 @@ ring_empty(const Segment *ring)
 	return 0;
 }
 
-int64
-outbox_maintain(void)
+/* Whether this transaction can work on the ring. */
+static bool
+ring_lock(void)
 {
 	Oid			table = catalog_relations()->outbox_segment;
-	Segment		ring[OUTBOX_SEGMENTS];
-	int			current;
 
-	if (!OidIsValid(table) ||	/* an older version of the extension */
-		!ConditionalLockRelationOid(table, ShareUpdateExclusiveLock))
+	return OidIsValid(table) && /* else an older version of the extension */
+		ConditionalLockRelationOid(table, ShareUpdateExclusiveLock);
+}
+
+int64
+outbox_empty(void)
+{
+	Segment		ring[OUTBOX_SEGMENTS];
+
+	if (!ring_lock())
 		return 0;
-	current = ring_read(ring);
-	if (ring_empty(ring) > 0)
-		return 1;
-	return ring_close(ring, current);
+	(void) ring_read(ring);
+	return ring_empty(ring);
+}
+
+int64
+outbox_close(void)
+{
+	Segment		ring[OUTBOX_SEGMENTS];
+
+	if (!ring_lock())
+		return 0;
+	return ring_close(ring, ring_read(ring));
 }

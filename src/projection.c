@@ -16,6 +16,12 @@
  * snapshot, a tick is cut as well, so that snapshots are no further apart than
  * they should be, however hot the item.
  *
+ * A run also tells of what has run short, and of what is back: is_short of a stock
+ * row says which of the two has been told last.  A tick that is cut may have what
+ * was taken without what it was taken from.  So after a run that was cut, an item
+ * is short only if it is so with all that the run could have read, too; else it
+ * is left to a later run, which will read the rest.
+ *
  * The lock is heavyweight and kept until the end of the transaction; it is not
  * in the way of movements, nor of readers.
  *
@@ -43,6 +49,7 @@
 #include "catalog.h"
 #include "clock.h"
 #include "digest.h"
+#include "engine_message.h"
 #include "inventory.h"
 #include "lock.h"
 #include "progress.h"
@@ -60,9 +67,9 @@ enum
 
 enum
 {
-	STOCK_STOCK_ID = 1, STOCK_ON_HAND = 6, STOCK_RESERVED, STOCK_COMMITTED,
-	STOCK_EVENT_COUNT, STOCK_SNAPSHOT_COUNT, STOCK_RECORDED_FROM,
-	STOCK_RECORDED_UNTIL
+	STOCK_STOCK_ID = 1, STOCK_SKU_ID = 2, STOCK_CONDITION = 5, STOCK_ON_HAND,
+	STOCK_RESERVED, STOCK_COMMITTED, STOCK_EVENT_COUNT, STOCK_SNAPSHOT_COUNT,
+	STOCK_RECORDED_FROM, STOCK_RECORDED_UNTIL, STOCK_IS_SHORT
 };
 
 /* Rows fetched at a time. */
@@ -91,7 +98,11 @@ typedef struct ProjectedItem
 	int64		snapshot_count; /* the event count at the last snapshot */
 	TimestampTz recorded_from;	/* of the events since; DT_NOEND: none */
 	TimestampTz recorded_until; /* of all; DT_NOBEGIN: none */
+	int64		sku_id;
+	bool		good;
 	bool		due;			/* for a snapshot at the next tick */
+	bool		is_short;		/* it was told that nothing is available */
+	bool		never_told;		/* nor whether it was short */
 } ProjectedItem;
 
 typedef struct Projection
@@ -99,6 +110,7 @@ typedef struct Projection
 	Tick		previous;
 	Boundary	now;			/* of the snapshot that the run reads with */
 	Boundary	end;			/* of the run */
+	bool		cut;			/* there is more between "end" and "now" */
 	HTAB	   *items;
 	List	   *due;			/* items to be snapshot at the next tick */
 	Digest	   *digest;
@@ -270,6 +282,17 @@ row_int64(HeapTuple tuple, TupleDesc descriptor, int column, int64 missing)
 	return isnull ? missing : DatumGetInt64(value);
 }
 
+static bool
+row_is_good(HeapTuple tuple, TupleDesc descriptor)
+{
+	bool		isnull;
+	text	   *condition = DatumGetTextPP(heap_getattr(tuple, STOCK_CONDITION,
+														descriptor, &isnull));
+
+	return VARSIZE_ANY_EXHDR(condition) == 4 &&
+		memcmp(VARDATA_ANY(condition), "good", 4) == 0;
+}
+
 /* Reads the stock row as it is before the run. */
 static void
 item_read(ProjectedItem *item)
@@ -295,6 +318,10 @@ item_read(ProjectedItem *item)
 		item->snapshot_count = row_int64(tuple, descriptor, STOCK_SNAPSHOT_COUNT, 0);
 		item->recorded_from = row_int64(tuple, descriptor, STOCK_RECORDED_FROM, DT_NOEND);
 		item->recorded_until = row_int64(tuple, descriptor, STOCK_RECORDED_UNTIL, DT_NOBEGIN);
+		item->sku_id = row_int64(tuple, descriptor, STOCK_SKU_ID, 0);
+		item->good = row_is_good(tuple, descriptor);
+		item->is_short = DatumGetBool(heap_getattr(tuple, STOCK_IS_SHORT, descriptor,
+												   &item->never_told));
 	}
 	systable_endscan(scan);
 	table_close(relation, AccessShareLock);
@@ -315,7 +342,27 @@ projection_item(Projection *projection, int64 stock_id)
 	return item;
 }
 
-#define ROW_ARRAYS 8
+static Datum *
+make_column(int count)
+{
+	return MemoryContextAllocHuge(CurrentMemoryContext, Max(count, 1) * sizeof(Datum));
+}
+
+static Datum
+int64_array(Datum *column, int count, Oid type)
+{
+	return PointerGetDatum(construct_array(column, count, type, sizeof(int64),
+										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+static Datum
+bool_array(Datum *column, int count)
+{
+	return PointerGetDatum(construct_array(column, count, BOOLOID, sizeof(bool),
+										   true, TYPALIGN_CHAR));
+}
+
+#define ROW_ARRAYS 9
 
 /* The new contents of the touched stock rows, as one array per column. */
 static void
@@ -328,8 +375,7 @@ projection_columns(Projection *projection, Datum *arrays)
 	int			i = 0;
 
 	for (int column = 0; column < ROW_ARRAYS; column++)
-		columns[column] = MemoryContextAllocHuge(CurrentMemoryContext,
-												 Max(count, 1) * sizeof(Datum));
+		columns[column] = make_column(count);
 	hash_seq_init(&status, projection->items);
 	while ((item = hash_seq_search(&status)) != NULL)
 	{
@@ -341,13 +387,13 @@ projection_columns(Projection *projection, Datum *arrays)
 		columns[5][i] = Int64GetDatum(item->snapshot_count);
 		columns[6][i] = TimestampTzGetDatum(item->recorded_from);
 		columns[7][i] = TimestampTzGetDatum(item->recorded_until);
+		columns[8][i] = BoolGetDatum(item->is_short);
 		i++;
 	}
-	for (int column = 0; column < ROW_ARRAYS; column++)
-		arrays[column] = PointerGetDatum(construct_array(columns[column], count,
-														 column < 6 ? INT8OID : TIMESTAMPTZOID,
-														 sizeof(int64), FLOAT8PASSBYVAL,
-														 TYPALIGN_DOUBLE));
+	for (int column = 0; column < 8; column++)
+		arrays[column] = int64_array(columns[column], count,
+									 column < 6 ? INT8OID : TIMESTAMPTZOID);
+	arrays[8] = bool_array(columns[8], count);
 }
 
 static void
@@ -358,12 +404,13 @@ projection_update_rows(Projection *projection)
 		" committed = d.committed, event_count = d.event_count,"
 		" snapshot_count = d.snapshot_count,"
 		" recorded_from = nullif(d.recorded_from, 'infinity'),"
-		" recorded_until = nullif(d.recorded_until, '-infinity')"
-		" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8) AS d(stock_id, on_hand, reserved,"
-		"  committed, event_count, snapshot_count, recorded_from, recorded_until)"
+		" recorded_until = nullif(d.recorded_until, '-infinity'), is_short = d.is_short"
+		" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) AS d(stock_id, on_hand, reserved,"
+		"  committed, event_count, snapshot_count, recorded_from, recorded_until, is_short)"
 		" WHERE k.stock_id = d.stock_id",
 		ROW_ARRAYS, {INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID,
-		INT8ARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID}
+		INT8ARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID,
+		BOOLARRAYOID}
 	};
 	Datum		values[ROW_ARRAYS];
 
@@ -371,6 +418,131 @@ projection_update_rows(Projection *projection)
 	query_begin();
 	query_run(&statement, values, NULL);
 	query_end();
+}
+
+/* ---- Shortages ---- */
+
+static void
+item_sums(const ProjectedItem *item, EventSums *sums)
+{
+	sums->on_hand = item->row.on_hand + item->sums.on_hand;
+	sums->reserved = item->row.reserved + item->sums.reserved;
+	sums->committed = item->row.committed + item->sums.committed;
+	sums->event_count = item->row.event_count + item->sums.event_count;
+}
+
+/* What is there to be promised, safety stock included. */
+static int64
+sums_unpromised(const EventSums *sums)
+{
+	return sums->on_hand - sums->reserved - sums->committed;
+}
+
+/* The touched stock items that can be promised. */
+static ProjectedItem **
+projection_good_items(Projection *projection, int *count)
+{
+	ProjectedItem **items = MemoryContextAllocHuge(CurrentMemoryContext,
+												   (hash_get_num_entries(projection->items) + 1) *
+												   sizeof(ProjectedItem *));
+	HASH_SEQ_STATUS status;
+	ProjectedItem *item;
+
+	*count = 0;
+	hash_seq_init(&status, projection->items);
+	while ((item = hash_seq_search(&status)) != NULL)
+	{
+		if (item->good)
+			items[(*count)++] = item;
+	}
+	return items;
+}
+
+/*
+ * Those of the items of which is_short is not true any more, by their place,
+ * with the safety stock.  To be read before query_end().
+ */
+static uint64
+crossings_find(ProjectedItem **items, int count)
+{
+	static Statement statement = {
+		"SELECT d.n, s.safety_stock"
+		" FROM unnest($1, $2, $3) WITH ORDINALITY AS d(sku_id, unpromised, is_short, n)"
+		" JOIN inventory.sku s ON s.sku_id = d.sku_id"
+		" WHERE (d.unpromised <= s.safety_stock) <> d.is_short",
+		3, {INT8ARRAYOID, INT8ARRAYOID, BOOLARRAYOID}
+	};
+	Datum	   *columns[3];
+	Datum		values[3];
+
+	for (int column = 0; column < 3; column++)
+		columns[column] = make_column(count);
+	for (int i = 0; i < count; i++)
+	{
+		EventSums	sums;
+
+		item_sums(items[i], &sums);
+		columns[0][i] = Int64GetDatum(items[i]->sku_id);
+		columns[1][i] = Int64GetDatum(sums_unpromised(&sums));
+		columns[2][i] = BoolGetDatum(items[i]->is_short);
+	}
+	values[0] = int64_array(columns[0], count, INT8OID);
+	values[1] = int64_array(columns[1], count, INT8OID);
+	values[2] = bool_array(columns[2], count);
+	return query_run(&statement, values, NULL);
+}
+
+/* Fills in a crossing; false if it is none with all that there is. */
+static bool
+crossing_make(Projection *projection, const ProjectedItem *item,
+			  int64 safety_stock, Crossing *crossing)
+{
+	EventSpan	rest = {
+		.after = &projection->end,
+		.upto = &projection->now,
+		.recorded_until = DT_NOEND
+	};
+
+	crossing->stock_id = item->stock_id;
+	crossing->safety_stock = safety_stock;
+	item_sums(item, &crossing->sums);
+	if (projection->cut)
+		tail_add_item(item->stock_id, &rest, GetActiveSnapshot(), &crossing->sums);
+	crossing->is_short = sums_unpromised(&crossing->sums) <= safety_stock;
+	return crossing->is_short != item->is_short;
+}
+
+/*
+ * Notes and tells which stock items have run short, and which are back.  What
+ * an item begins with is noted only.
+ */
+static void
+projection_tell(Projection *projection)
+{
+	int			count;
+	ProjectedItem **items = projection_good_items(projection, &count);
+	Crossing   *crossings;
+	uint64		found;
+	int			told = 0;
+
+	if (count == 0)
+		return;
+	query_begin();
+	found = crossings_find(items, count);
+	crossings = MemoryContextAllocHuge(GetMemoryChunkContext(projection),
+									   (found + 1) * sizeof(Crossing));
+	for (uint64 i = 0; i < found; i++)
+	{
+		ProjectedItem *item = items[query_int64(i, 1) - 1];
+
+		if (!crossing_make(projection, item, query_int64(i, 2), &crossings[told]))
+			continue;
+		item->is_short = crossings[told].is_short;
+		if (!item->never_told)
+			told++;
+	}
+	query_end();
+	engine_message_crossed(crossings, told);
 }
 
 /* ---- Ticks ---- */
@@ -467,6 +639,7 @@ projection_end_before(Projection *projection, uint64 xid)
 
 	boundary_cut(&projection->previous.boundary, &projection->now, xid,
 				 &projection->end);
+	projection->cut = true;
 	MemoryContextSwitchTo(old);
 }
 
@@ -519,6 +692,7 @@ projection_finish(Projection *projection, bool new_day)
 {
 	int64		snapshots;
 
+	projection_tell(projection);
 	if (new_day)
 	{
 		projection_update_rows(projection);

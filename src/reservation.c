@@ -751,6 +751,8 @@ wants_write(const Wants *wants, EventWriter *writer, int64 reservation_id,
 static void
 wants_expire(Wants *wants)
 {
+	Settlement	settlement = {0};
+
 	if (IsolationUsesXactSnapshot())
 		return;
 	for (int i = 0; i < wants->count; i++)
@@ -758,8 +760,10 @@ wants_expire(Wants *wants)
 		Want	   *want = wants->sorted[i];
 
 		if (want->touch && level_has_overdue(want->touch))
-			expiry_write(want->touch, want->item.stock_id, RESERVE_EXPIRES_LINES);
+			expiry_write(want->touch, want->item.stock_id, RESERVE_EXPIRES_LINES,
+						 &settlement);
 	}
+	expiry_tell(&settlement);
 }
 
 /* Nothing is reserved: NULL for try_reserve, an error for reserve. */

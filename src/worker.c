@@ -592,7 +592,12 @@ worker_attend(void)
 	leave = slot->look || slot_must_leave(slot);
 	slots_unlock();
 	if (leave)
+	{
+		/* One that is waiting for a broker does not read the settings. */
+		if (!worker_enabled)
+			delivery_dismiss();
 		worker_leave(END_ASKED);
+	}
 }
 
 void

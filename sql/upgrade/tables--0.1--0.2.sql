@@ -21,6 +21,7 @@ ALTER TABLE inventory.stock
 	ADD COLUMN snapshot_count bigint,
 	ADD COLUMN recorded_from timestamptz,
 	ADD COLUMN recorded_until timestamptz,
+	ADD COLUMN is_short boolean,
 	DROP CONSTRAINT stock_on_hand_not_negative,
 	DROP CONSTRAINT stock_reserved_not_negative,
 	DROP CONSTRAINT stock_committed_not_negative,

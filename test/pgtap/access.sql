@@ -33,10 +33,11 @@ SELECT ok(NOT has_schema_privilege('public', 'inventory', 'USAGE') AND NOT has_s
 -- How functions run
 
 SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND NOT p.prosecdef$$,
-	ARRAY['available_of', 'grant_access', 'event_applied', 'available', 'on_hand', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'included', 'included_until', 'xid_ranges', 'progress_row', 'archive', 'submit', 'saga', 'cancel', 'command_result', 'may_see_command', 'http_validator', 'rabbitmq_validator', 'redis_validator', 'kafka_validator'], 'every function is SECURITY DEFINER, but those that ask who the caller is, the definition of available, grant_access(), and those in C that act as the owner only where they run SQL, what is inlined, and archive(), which commits');
+	ARRAY['available_of', 'grant_access', 'event_applied', 'available', 'on_hand', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'included', 'included_until', 'xid_ranges', 'progress_row', 'archive', 'publish', 'submit', 'saga', 'cancel', 'command_result', 'may_see_command', 'http_validator', 'rabbitmq_validator', 'redis_validator', 'kafka_validator',
+		'subscribe', 'unsubscribe', 'pause', 'resume', 'seek', 'skip', 'redrive', 'discard', 'replay', 'deliver', 'may_read', 'topic_matches', 'cursors'], 'every function is SECURITY DEFINER, but those that ask who the caller is, the definition of available, grant_access(), and those in C that act as the owner only where they run SQL, what is inlined, and archive(), which commits');
 SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace
 		AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)$$,
-	ARRAY['available_of', 'event_applied', 'available', 'on_hand', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'included', 'included_until', 'xid_ranges', 'progress_row', 'archive'], 'every function has its search_path pinned, but those in C that look no name up, those whose names were bound when they were created, and archive(), which commits');
+	ARRAY['available_of', 'event_applied', 'available', 'on_hand', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'included', 'included_until', 'xid_ranges', 'progress_row', 'archive', 'publish'], 'every function has its search_path pinned, but those in C that look no name up, those whose names were bound when they were created, and archive(), which commits');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND p.proname IN
 		('receive', 'issue', 'adjust', 'set_on_hand', 'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship', 'release', 'extend', 'release_owner', 'expire_due')
 		AND (p.provolatile <> 'v' OR p.proparallel <> 'u')$$, 'every function that changes anything is VOLATILE and PARALLEL UNSAFE');
@@ -110,6 +111,19 @@ SELECT * FROM (VALUES
 	('operator', format($$SELECT inventory.extend(%s, '1 hour')$$, :reservation)),
 	('operator', $$SELECT inventory.release_owner('r')$$),
 	('operator', $$SELECT inventory.expire_due()$$),
+	('operator', $$SELECT inventory.publish('order.placed', 'k', '{}')$$),
+	('manager', $$SELECT * FROM inventory.outbox$$),
+	('reader', $$SELECT * FROM inventory.outbox_ring, inventory.outbox_segment, inventory.subscription, inventory.cursors()$$),
+	('reader', $$SELECT * FROM inventory.stat_delivery, inventory.parked, inventory.dead_letter$$),
+	('manager', $$SELECT inventory.subscribe('s', '{a.#}', 'notify', '{"channel": "c"}'), inventory.deliver('s')$$),
+	('nobody', $$SELECT * FROM inventory.outbox_0$$),
+	('nobody', $$SELECT * FROM inventory.outbox_7$$),
+	('nobody', $$SELECT * FROM inventory.parked_message$$),
+	('nobody', $$SELECT * FROM inventory.delivery_cursor$$),
+	('nobody', $$SELECT * FROM inventory.delivery_cursor_0$$),
+	('nobody', $$INSERT INTO inventory.outbox (topic, segment) VALUES ('a', 0)$$),
+	('nobody', $$TRUNCATE inventory.outbox$$),
+	('nobody', $$SELECT inventory.empty_segment(0::smallint)$$),
 	('operator', $$SELECT inventory.cancel(inventory.submit('receive', '{"sku": "A", "location": "L", "quantity": 1}'))$$),
 	('operator', $$SELECT inventory.saga('[{"command": "receive", "arguments": {"sku": "A", "location": "L", "quantity": 1}}]')$$),
 	('operator', $$SELECT inventory.command_result(1)$$),
@@ -171,11 +185,15 @@ SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'in
 	ARRAY['set_test_clock', 'grant_access', 'post_restore'],
 	'a manager executes every function but the test clock, grant_access(), post_restore(), the triggers, and what is the engine''s own');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND has_function_privilege('inventory_pgtap_manager', p.oid, 'EXECUTE')
-		AND obj_description(p.oid, 'pg_proc') LIKE 'The engine''s own: %' AND p.proname NOT IN ('check_kept')$$,
+		AND obj_description(p.oid, 'pg_proc') LIKE 'The engine''s own: %' AND p.proname NOT IN ('check_kept', 'may_read')$$,
 	'and nothing of that, but what a view calls');
 SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND has_function_privilege('inventory_pgtap_reader', p.oid, 'EXECUTE')$$,
-	ARRAY['available', 'on_hand', 'history', 'stock_at', 'position', 'item_at', 'stock_items', 'check_kept', 'available_of', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'version', 'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'stat_progresses', 'stat_workers', 'levels', 'command_role', 'may_see_command'],
+	ARRAY['available', 'on_hand', 'history', 'stock_at', 'position', 'item_at', 'stock_items', 'check_kept', 'available_of', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'version', 'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'stat_progresses', 'stat_workers', 'levels', 'cursors', 'may_read', 'topic_matches', 'unread_by', 'stat_deliveries', 'command_role', 'may_see_command'],
 	'a reader executes what reads');
+
+CREATE TEMP TABLE planted (xid xid8);
+SELECT throws_ok($$SELECT inventory.unread_by('planted')$$, '42809', NULL, 'unread_by() looks into the tables of the engine alone');
+SELECT throws_ok($$SELECT inventory.unread_by('inventory.event')$$, '42809', NULL, 'and of these into those with messages');
 
 -- A role that was given a right on events is held to their rules
 

@@ -180,6 +180,29 @@ SELECT isnt(inventory.issue('S1', 'L', 107), NULL, 'all of it can be sold');
 SELECT throws_ok($$SELECT inventory.issue('S1', 'L', 1)$$, 'IV001', NULL, 'and no more');
 SELECT is_empty('SELECT * FROM inventory.stat_progress', 'nothing is shown as going on');
 
+-- What a subscription has not had yet
+
+CREATE FUNCTION public.handle(message inventory.message) RETURNS void LANGUAGE sql AS '';
+SELECT inventory.subscribe('late', '{inventory.event.issue, inventory.event.adjust}', 'function', '{"handler": "public.handle"}') AS late \gset
+SELECT inventory.subscribe('done', '{inventory.event.*}', 'function', '{"handler": "public.handle"}') AS done \gset
+SELECT inventory.subscribe('other', '{order.#, inventory.event.ship}', 'function', '{"handler": "public.handle"}') AS other \gset
+SELECT inventory.set_test_clock('2028-05-10 12:00:00+00') IS NULL AS done \gset
+SELECT inventory.receive('S1', 'L', 50) AS received \gset
+SELECT inventory.issue('S1', 'L', 20) AS issued \gset
+SELECT inventory.publish('order.placed', 'k', '{}') AS published \gset
+SELECT inventory.set_test_clock('2028-06-01 00:00:00+00') IS NULL AS done \gset
+SELECT inventory.project() AS done \gset
+SELECT is(inventory.deliver('done'), 2::bigint, 'one subscription has had the events of May');
+SELECT is(inventory.archive_partition('2028-05-01'), 'event_2028_04', 'a month before them is archived') WHERE to_regclass('inventory.event_2028_04') IS NOT NULL;
+SELECT throws_ok($$SELECT inventory.archive_partition('2028-06-01')$$, '55006', 'cannot archive inventory.event_2028_05: a subscription has not had all of its events', 'a month with events that a subscription has not had is not archived');
+SELECT is(inventory.unread_by('inventory.event_2028_05'), '{late}', 'that is the one that wants them, and not one of other types or topics');
+SELECT inventory.pause('late') IS NULL AS paused \gset
+SELECT throws_ok($$SELECT inventory.archive_partition('2028-06-01')$$, '55006', NULL, 'also while it is paused');
+SELECT inventory.resume('late') IS NULL AS resumed \gset
+SELECT is(inventory.deliver('late'), 1::bigint, 'when it has had them');
+SELECT is(inventory.archive_partition('2028-06-01'), 'event_2028_05', 'the month is archived');
+SELECT is_empty('SELECT * FROM inventory.verify()', 'verify() finds no discrepancy then');
+
 DROP OWNED BY inventory_pgtap_archive;
 DROP ROLE inventory_pgtap_archive;
 SELECT inventory.set_test_clock(NULL) IS NULL AS done \gset

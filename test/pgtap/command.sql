@@ -69,6 +69,9 @@ SELECT throws_ok($$SELECT inventory.submit('release', '{"reservation_id": 1}', n
 SELECT throws_ok($$SELECT inventory.submit('release', '{"reservation_id": 1}', not_before => '2031-05-01', deadline => '2031-04-30')$$, '22023', NULL, 'a deadline before its beginning');
 SELECT throws_ok($$SELECT inventory.submit('reserve', '{"sku": "A", "location": "L", "quantity": 1}', compensate_with => '{"arguments": {}}')$$, '22023', NULL, 'a compensation without a command');
 SELECT throws_ok($$SELECT inventory.submit('reserve', '{"sku": "A", "location": "L", "quantity": 1}', compensate_with => '{"command": "release", "arguments": {"id": "$result"}}')$$, '22023', NULL, 'a compensation with a wrong argument');
+SELECT throws_ok($$SELECT inventory.submit('receive', jsonb_build_object('sku', 'A', 'location', 'L', 'quantity', 1, 'reason', repeat('x', 2000000)))$$, '54000', NULL, 'arguments that are too large');
+SELECT throws_ok($$SELECT inventory.saga(jsonb_build_array(jsonb_build_object('command', 'receive', 'arguments', jsonb_build_object('sku', 'A', 'location', 'L', 'quantity', 1, 'reason', repeat('x', 2000000)))))$$, '54000', NULL, 'a saga that is too large');
+SELECT throws_ok($$SELECT inventory.submit('receive', '{"sku": "A", "location": "L", "quantity": 1}', key => repeat('k', 5000))$$, 'IV023', NULL, 'a key that is too long');
 SELECT throws_ok($$SELECT inventory.command_append('receive', NULL, '{}')$$, 'IV016', NULL, 'no other way to write a command');
 SELECT throws_ok($$INSERT INTO inventory.command_result VALUES (1, 'receive', NULL, 10, now(), 'done', NULL, NULL, NULL, 1, now())$$, 'IV016', NULL, 'no other way to write a result');
 SELECT throws_ok($$SELECT inventory.skip('inventory.commands', 1)$$, '0A000', NULL, 'commands are cancelled, not skipped');

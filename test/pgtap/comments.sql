@@ -22,7 +22,7 @@ FROM member m JOIN pg_class c ON m.classid = 'pg_class'::regclass AND c.oid = m.
 UNION ALL
 SELECT CASE c.relkind WHEN 'v' THEN 'view column' WHEN 'c' THEN 'type field' ELSE 'column' END, c.oid::regclass || '.' || a.attname, col_description(c.oid, a.attnum)
 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-WHERE c.relnamespace = 'inventory'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'c')
+WHERE c.relnamespace = 'inventory'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'c') AND NOT c.relispartition
 UNION ALL
 SELECT 'foreign data wrapper', w.fdwname::text, obj_description(w.oid, 'pg_foreign_data_wrapper')
 FROM member m JOIN pg_foreign_data_wrapper w ON m.classid = 'pg_foreign_data_wrapper'::regclass AND w.oid = m.objid

@@ -113,6 +113,34 @@ sub decode
 	return JSON::PP->new->utf8(0)->decode($_[0]);
 }
 
+# A connection that stays open: a function that sends a command and returns the
+# answer.  It dies when the connection is lost.
+sub connection
+{
+	my ($self) = @_;
+	my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $self->{port})
+	  or die "redis: $!";
+	my $line = sub {
+		my $text = readline $socket;
+		die 'redis: the connection is lost' unless defined $text;
+		return $text =~ s/\r\n$//r;
+	};
+
+	return sub {
+		my @words = map { my $word = $_; utf8::encode($word); $word } @_;
+		local $SIG{PIPE} = 'IGNORE';
+		print $socket join '', '*' . @words . "\r\n", map { '$' . length($_) . "\r\n$_\r\n" } @words;
+		$socket->flush;
+		my $answer = $line->();
+		die "redis: $1" if $answer =~ /^-(.*)/;
+		return $1 if $answer =~ /^[+:](.*)/;
+		my ($length) = $answer =~ /^\$(-?\d+)/ or die "redis: unexpected $answer";
+		return undef if $length < 0;
+		read($socket, my $text, $length + 2) == $length + 2 or die 'redis: the connection is lost';
+		return substr $text, 0, $length;
+	};
+}
+
 sub signal
 {
 	my ($self, $signal) = @_;

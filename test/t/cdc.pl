@@ -103,7 +103,7 @@ for my $part (1 .. 3)
 }
 ask($slow, q{SELECT say('order.slow', 'a', '{"n": 2}'); COMMIT});
 $slow->quit;
-is($publisher->safe_psql('postgres', "SELECT count(DISTINCT tableoid) > 3 FROM inventory.event"), 't', 'there are events in several partitions');
+is($publisher->safe_psql('postgres', "SELECT count(DISTINCT tableoid) >= 3 FROM inventory.event"), 't', 'there are events in several partitions');
 
 # A part of the ring is emptied, and its messages are in the copy all the same.
 $publisher->poll_query_until('postgres', q{SELECT (SELECT count(*) FROM inventory.outbox) < (SELECT count(*) FROM published)})
@@ -245,7 +245,7 @@ for my $log ([ 'event', "SELECT inventory.receive('sku-1', 'L', 1)" ], [ 'outbox
 	$twin->safe_psql('postgres', "CREATE SUBSCRIPTION twin CONNECTION '${\ ($publisher->connstr('postgres') =~ s{'}{}gr)}' PUBLICATION only_$table WITH (copy_data = off, disable_on_error = true)");
 	$publisher->safe_psql('postgres', $write);
 	$twin->poll_query_until('postgres', 'SELECT NOT subenabled FROM pg_subscription') or die 'the apply worker met no error';
-	like(slurp_file($twin->logfile, $began), qr/ERROR:  [^\n]*(engine only|own transaction)[^\n]*\n[^\n]*CONTEXT: [^\n]*inventory\.$table/, "an engine refuses rows of another's table $table");
+	like(slurp_file($twin->logfile, $began), qr/ERROR:  [^\n]*(engine only|transaction's own)[^\n]*\n[^\n]*HINT: [^\n]*\n[^\n]*CONTEXT: [^\n]*inventory\.$table/, "an engine refuses rows of another's table $table");
 	is($twin->safe_psql('postgres', "SELECT count(*) FROM inventory.$table"), $before, "and has none in its table $table");
 	$twin->safe_psql('postgres', 'DROP SUBSCRIPTION twin');
 }

@@ -55,6 +55,19 @@ BEGIN
 		IF random() < rolls_back THEN ROLLBACK; ELSE COMMIT; END IF;
 	END LOOP;
 END $$;
+-- One by one, until there have been a thousand windows.
+CREATE PROCEDURE publish_slowly() LANGUAGE plpgsql AS $$
+DECLARE
+	value bigint;
+BEGIN
+	FOR i IN 1..20000 LOOP
+		EXIT WHEN (SELECT windows > 1000 FROM inventory.stat_delivery WHERE subscription = 'all');
+		UPDATE public.counter c SET n = c.n + 1 WHERE c.key = 'key 1' RETURNING n INTO value;
+		INSERT INTO public.published VALUES (inventory.publish('load.slow', 'key 1', jsonb_build_object('n', value)), 'key 1', value);
+		COMMIT;
+		PERFORM pg_sleep(.002);
+	END LOOP;
+END $$;
 SQL
 $node->safe_psql('postgres', qq{SELECT inventory.subscribe('$_->[0]', '{load.*}', 'function', '$_->[1]')})
   for ['all', '{"handler": "public.handle", "linger": "0"}'],
@@ -92,8 +105,9 @@ SELECT subscription, "position" FROM got GROUP BY 1, 2 HAVING count(*) > 1}), ''
 
 my $long = session($node);
 ask($long, q{BEGIN; INSERT INTO published SELECT inventory.publish('load.long', 'key 30', '{"n": 1}'), 'key 30', 1});
-my $run = start_clients($node, [ map { 'CALL publish_some(1500, .2, .005);' } 1 .. $CLIENTS ]);
+my $run = start_clients($node, [ map { 'CALL publish_some(400, .2, .02);' } 1 .. $CLIENTS ]);
 finish_clients($run);
+$node->safe_psql('postgres', 'CALL publish_slowly()');
 ok($node->poll_query_until('postgres', q{SELECT windows > 1000 FROM inventory.stat_delivery WHERE subscription = 'all'}),
 	'a writer is open across a thousand windows')
   or diag $node->safe_psql('postgres', 'SELECT * FROM inventory.stat_delivery');

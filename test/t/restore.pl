@@ -55,6 +55,8 @@ for my $month ('2026-03', '2026-04', '2026-05')
 	call($source, join ";\n", map { "SELECT inventory.issue('hot', 'SHELF', 1, request_id => '$month-$_')" } 1 .. 25);
 	call($source, 'SELECT inventory.project()');
 }
+# Before there are subscriptions that hold it.
+call($source, "CALL inventory.archive('2026-04-01')");
 call($source, q{SELECT inventory.subscribe('far', '{inventory.event.#}', 'notify', '{"channel": "far"}'),
 	inventory.subscribe('all', '{inventory.event.#}', 'notify', '{"channel": "all", "start": "earliest"}'),
 	inventory.subscribe('still', '{#}', 'notify', '{"channel": "still"}'), inventory.pause('still')});
@@ -64,8 +66,13 @@ SELECT inventory.reserve('calm', 'SHELF', 7, ttl => '2 days', owner => 'cart', r
 SELECT inventory.confirm(inventory.reserve('calm', 'SHELF', 5));
 SELECT inventory.reverse(inventory.receive('calm', 'SHELF', 1), 'mistake');
 });
-call($source, "CALL inventory.archive('2026-04-01')");
 call($source, 'SELECT inventory.project()');
+# Messages in two tables of the ring.
+call($source, q{
+SET inventory.outbox_segment_size = '64kB';
+SELECT count(inventory.publish('order.placed', 'order-' || n, jsonb_build_object('n', n, 'text', repeat('x', 1000)), '{"trace": "abc"}')) FROM generate_series(1, 100) n;
+SELECT * FROM inventory.maintain();
+SELECT inventory.publish('order.paid', NULL, NULL)});
 # A transaction that is open across the last tick, and one that is never dumped.
 my @open = map { session($source, 'shop') } 1, 2;
 ask($_, "BEGIN; SELECT inventory.issue('hot', 'SHELF', 1)") for @open;
@@ -86,7 +93,8 @@ my $past = q{SELECT at, p.* FROM unnest(ARRAY['2026-04-30', '2026-05-10 12:00Z',
 	inventory.stock_at(at) p ORDER BY 1, 2, 3, 4};
 my $rows = join ' UNION ALL ', map { "SELECT '$_', count(*)::text, md5(string_agg(md5(t::text), '' ORDER BY t::text)) FROM inventory.$_ t" }
   qw(sku location lot reservation request baseline archived event_archive_2026_03);
-$rows .= q{ UNION ALL SELECT 'event', count(*)::text, md5(string_agg(md5((to_jsonb(v) - 'xid')::text), '' ORDER BY v.event_id)) FROM inventory.event v};
+$rows .= q{ UNION ALL SELECT 'event', count(*)::text, md5(string_agg(md5((to_jsonb(v) - 'xid')::text), '' ORDER BY v.event_id)) FROM inventory.event v
+	UNION ALL SELECT 'outbox', count(*)::text || ' in ' || count(DISTINCT segment), md5(string_agg(md5((to_jsonb(o) - 'xid')::text), '' ORDER BY o.message_id)) FROM inventory.outbox o};
 my $next = 'SELECT last_value, is_called FROM inventory.event_event_id_seq UNION ALL SELECT last_value, is_called FROM inventory.reservation_reservation_id_seq UNION ALL SELECT last_value, is_called FROM inventory.stock_stock_id_seq';
 my %before = map { $_ => call($source, $_) } $sums, $levels, $past, $rows, $next;
 my $original = catalog_of($source, 'shop');
@@ -127,6 +135,10 @@ sub restored
 	is(call($node, "SELECT tick_id, hash FROM inventory.tick WHERE tick_id <= $last_tick ORDER BY 1", $database), $hashes, "$name: with the hashes that it had");
 	is(call($node, "SELECT count(*) FROM inventory.event WHERE xid >= pg_snapshot_xmin(pg_current_snapshot()) AND xid < '9223372036854775808'", $database), '0',
 		"$name: no event is of a transaction that is yet to come");
+	is(call($node, "SELECT count(*) FROM inventory.outbox WHERE xid >= pg_snapshot_xmin(pg_current_snapshot()) AND xid < '9223372036854775808'", $database), '0',
+		"$name: nor is a message");
+	is(call($node, "SELECT string_agg(state, ' ' ORDER BY segment) FROM inventory.outbox_segment", $database), 'current closed free free free free free free',
+		"$name: the ring of messages goes on");
 	agrees($node, $name, database => $database);
 	like($said, qr/NOTICE: +subscriptions are paused: "all", "far"\n/, "$name: the subscriptions that were active are paused");
 	is(call($node, q{SELECT string_agg(name || ' ' || state, ', ' ORDER BY name) FROM inventory.subscription}, $database),
@@ -141,8 +153,8 @@ sub restored
 sub messages_left
 {
 	my ($node, $database) = @_;
-	my @left = split /\n/, call($node, q{BEGIN; SELECT inventory.deliver('far'); SELECT inventory.deliver('all'); ROLLBACK}, $database);
-	return { far => $left[0], all => $left[1] };
+	my @left = split /\n/, call($node, q{BEGIN; SELECT inventory.deliver('far'); SELECT inventory.deliver('all'); SELECT inventory.resume('still') IS NULL; SELECT inventory.deliver('still'); ROLLBACK}, $database);
+	return { far => $left[0], all => $left[1], still => $left[3] };
 }
 
 sub delivers
@@ -153,6 +165,9 @@ sub delivers
 	is(call($node, q{SELECT inventory.deliver('all')}, $database), $left->{all}, "$name: so does another");
 	call($node, q{SELECT inventory.receive('calm', 'SHELF', 1)}, $database);
 	is(call($node, q{SELECT inventory.deliver('far')}, $database), '1', "$name: and those that come");
+	is(call($node, q{BEGIN; SELECT inventory.resume('still') IS NULL; SELECT inventory.deliver('still'); ROLLBACK}, $database) =~ s/^.\n//r, $left->{still} + 1, "$name: so does one that wants messages, too");
+	is(call($node, q{SET inventory.outbox_retention = 0; SELECT inventory.publish('order.paid', 'k', NULL) > 0; SELECT max(done) FROM inventory.maintain(); SELECT count(*) FROM inventory.outbox WHERE topic = 'order.placed'}, $database) =~ s/^t\n\d+\n//r,
+		'100', "$name: what a subscription has not had stays in the ring");
 	call($node, q{SELECT inventory.issue('calm', 'SHELF', 1)}, $database);
 	return;
 }

@@ -64,7 +64,7 @@ sub receive
 sub about
 {
 	my ($event) = @_;
-	return grep { $_->{headers}{'ce-messagenumber'} == $event } $receiver->requests;
+	return grep { ($_->{headers}{'ce-messagenumber'} // 0) == $event } $receiver->requests;
 }
 
 # Waits until an event has come in so many times.
@@ -78,7 +78,14 @@ sub comes
 	  || diag $node->safe_psql('postgres', 'SELECT * FROM inventory.stat_delivery');
 }
 
-sub state { return $node->safe_psql('postgres', q{SELECT state FROM inventory.stat_delivery WHERE subscription = 'shop'}) }
+sub comes_structured
+{
+	my ($topic, $name) = @_;
+	my $end = time() + 60;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	sleep 0.05 until (grep { $_->{body} =~ /"$topic"/ } $receiver->requests) || time() > $end;
+	return is(scalar(grep { $_->{body} =~ /"$topic"/ } $receiver->requests), 1, $name);
+}
 
 # Who may
 
@@ -107,6 +114,22 @@ is($request->{headers}{'ce-subject'}, 'sku-1@L', 'the key');
 is($request->{headers}{'x-key'}, 'hook-key', 'a header of the mapping');
 is($request->{headers}{authorization}, 'Basic aG9vay11c2VyOmhvb2stcGFzc3dvcmQ=', 'and the user');
 is(decode_json($request->{body})->{event_id}, $event, 'and the event as the body');
+
+my $message = $node->safe_psql('postgres', q{SET ROLE shop; SELECT inventory.subscribe('own', ARRAY['shop.#'], 'hook', '{"mode": "structured"}');
+	RESET ROLE; SELECT inventory.publish('shop.order.paid', 'order-1', '{"total": 12}', '{"x-trace": "4711", "authorization": "none"}')});
+$message =~ s/^.*\n//s;
+comes_structured('shop.order.paid', 'a published message comes');
+($request) = grep { $_->{body} =~ /shop.order.paid/ } $receiver->requests;
+my $envelope = decode_json($request->{body});
+is_deeply($envelope->{data}, { total => 12 }, 'in structured mode the body is the CloudEvent, with the payload as data');
+is($envelope->{subscription}, 'own', 'and the subscription among its attributes');
+is($envelope->{messagenumber}, $message, 'and its number');
+is($request->{headers}{'webhook-id'}, $envelope->{id}, 'its id is the webhook\'s');
+is($request->{headers}{'x-trace'}, '4711', 'its headers are sent');
+is($request->{headers}{authorization}, 'Basic aG9vay11c2VyOmhvb2stcGFzc3dvcmQ=', 'but none of them replaces the credentials');
+is($request->{verified}, 1, 'and it is signed');
+$node->safe_psql('postgres', q{SET ROLE shop; SELECT inventory.unsubscribe('own')});
+$receiver->forget;
 
 my $rolled_back = $node->safe_psql('postgres', q{BEGIN; SELECT inventory.receive('sku-1', 'L', 1); ROLLBACK;});
 $event = receive(1);
@@ -262,9 +285,16 @@ at_once(by('three', q{SELECT inventory.unsubscribe('slow')}), 'and removed');
 hangs('four');
 at_once(by('postgres', 'ALTER DATABASE four RENAME TO five'), 'a database is renamed');
 hangs('six');
-at_once(by('postgres', 'ALTER SYSTEM SET inventory.workers = off; SELECT pg_reload_conf()'), 'workers are switched off');
-until_true(q{NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'inventory delivery')}, 'and are gone');
-$node->safe_psql('postgres', 'ALTER SYSTEM RESET inventory.workers; SELECT pg_reload_conf()');
+at_once(
+	sub {
+		$node->safe_psql('postgres', 'ALTER SYSTEM SET inventory.workers = off');
+		$node->reload;
+		$node->poll_query_until('postgres', q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'inventory delivery')});
+		return '';
+	},
+	'workers are switched off');
+$node->safe_psql('postgres', 'ALTER SYSTEM RESET inventory.workers');
+$node->reload;
 hangs('seven');
 at_once(sub { $node->stop('fast'); return '' }, 'the server is stopped');
 $node->start;
