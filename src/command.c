@@ -75,7 +75,7 @@ enum
 };
 #define RESULT_COLUMNS RESULT_SAGA_ID
 
-int			command_overdue = 300;
+int			command_overdue = 300000;
 
 /* What a message says. */
 typedef struct Command

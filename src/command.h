@@ -10,7 +10,7 @@
 
 #include "message.h"
 
-/* Setting: seconds after which a pending command is overdue. */
+/* Setting: milliseconds after which a pending command is overdue. */
 extern int	command_overdue;
 
 /* What becomes of a command that is due now or later. */

@@ -162,7 +162,7 @@ for my $state (qw(done dead cancelled))
 {
 	cmp_ok($node->safe_psql('postgres', "SELECT count(*) FROM inventory.command_result WHERE state = '$state'"), '>', 0, "there are commands that are $state");
 }
-cmp_ok($node->safe_psql('postgres', 'SELECT count(DISTINCT state) FROM inventory.saga'), '=', 2, 'and sagas that are done and compensated');
+cmp_ok($node->safe_psql('postgres', 'SELECT count(DISTINCT state) FROM inventory.saga'), '==', 2, 'and sagas that are done and compensated');
 
 # ---- Killed ----
 
@@ -237,13 +237,13 @@ for my $case ([ 'the event is written', $HELD ], [ 'the result is written', $HEL
 # A saga is taken back although the server has crashed in every step of the way.
 {
 	my $saga = $node->safe_psql('postgres', q{
-SELECT inventory.saga('[
+SELECT inventory.saga(jsonb_set('[
 	{"command": "receive", "arguments": {"sku": "sku-1", "location": "L", "quantity": 7, "reference": "every step"},
 	 "compensate_with": {"command": "reverse", "arguments": {"event_id": "$result", "reason": "no", "reference": "every step"}}},
 	{"command": "reserve", "arguments": {"sku": "sku-2", "location": "L", "quantity": 7, "ttl": null, "reference": "every step"},
 	 "compensate_with": {"command": "release", "arguments": {"reservation_id": "$result", "reference": "every step"}}},
 	{"command": "issue", "arguments": {"sku": "no such", "location": "L", "quantity": 7, "reference": "every step"}}]',
-	not_before => clock_timestamp() + interval '1 second')});
+	'{0,not_before}', to_jsonb(clock_timestamp() + interval '1 second')))});
 	my $crashes = 0;
 	for my $lock ($HELD + 1, $HELD, $HELD + 1, $HELD)
 	{
