@@ -258,7 +258,7 @@ SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE 
 	}
 	wait_for("SELECT state = 'compensated' FROM inventory.saga WHERE saga_id = $saga", "a saga is compensated after $crashes crashes");
 	is($node->safe_psql('postgres', q{SELECT string_agg(type::text, ' ' ORDER BY event_id) FROM inventory.event WHERE reference = 'every step'}),
-		'receive reserve release issue', 'what was done is taken back in reverse order, each once');
+		'receive reserve release reverse', 'what was done is taken back in reverse order, each once');
 	executed('a saga and crashes');
 }
 
