@@ -455,7 +455,7 @@ WITH waiting AS (
 	FROM inventory.subscription s
 	JOIN inventory.cursors() c USING (subscription_id)
 	JOIN inventory.outbox o ON o.xid >= pg_snapshot_xmin(c.after)
-	WHERE s.name = 'inventory.commands' AND o.topic ^@ 'inventory.command.' AND o.topic <> 'inventory.command.dead'
+	WHERE s.name = 'inventory.commands' AND o.topic ^@ 'inventory.command.' AND o.topic NOT IN ('inventory.command.dead', 'inventory.command.cancelled')
 		AND NOT pg_visible_in_snapshot(o.xid, c.after)
 		AND (c.upto IS NULL OR o.message_id > c.last_number OR NOT pg_visible_in_snapshot(o.xid, c.upto))
 		AND NOT EXISTS (SELECT FROM inventory.parked_message p
@@ -569,20 +569,18 @@ AS $$
 			(SELECT o.payload FROM inventory.outbox o
 			WHERE o.message_id = c.message_id AND c.state = 'pending'
 				AND o.xid >= (SELECT min(pg_snapshot_xmin(k.after)) FROM inventory.cursors() k JOIN inventory.subscription s USING (subscription_id) WHERE s.name = 'inventory.commands'))),
-		c.submitted_by, c.submitted_at, CASE WHEN c.state IN ('pending', 'delayed', 'retrying') AND EXISTS (
-			SELECT FROM inventory.parked_message p JOIN inventory.subscription s USING (subscription_id)
-			WHERE s.name = 'inventory.commands' AND p.number = c.message_id) THEN 'parked' ELSE c.state END, c.attempts
+		c.submitted_by, c.submitted_at, c.state, c.attempts
 	FROM inventory.command c WHERE c.message_id = command_find.message_id
 $$;
 REVOKE ALL ON FUNCTION inventory.command_find(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.command_find(bigint) IS 'The engine''s own: what cancel() has to know of a command.';
 
-CREATE FUNCTION inventory.command_retry(before timestamptz, message_id bigint) RETURNS bigint
+CREATE FUNCTION inventory.command_retry(before timestamptz) RETURNS bigint
 	LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 	AS 'MODULE_PATHNAME', 'inventory_command_retry';
-REVOKE ALL ON FUNCTION inventory.command_retry(timestamptz, bigint) FROM PUBLIC;
-COMMENT ON FUNCTION inventory.command_retry(timestamptz, bigint) IS
-'The engine''s own: makes parked commands due that were submitted before a time, or one of them.';
+REVOKE ALL ON FUNCTION inventory.command_retry(timestamptz) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.command_retry(timestamptz) IS
+'The engine''s own: makes failed commands due that could have been executed before a time.';
 
 CREATE FUNCTION inventory.cancel(message_id bigint) RETURNS boolean
 	LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -603,12 +601,12 @@ BEGIN
 	IF count = 0 THEN
 		RETURN 0;
 	END IF;
-	PERFORM inventory.command_retry(before, NULL);
+	PERFORM inventory.command_retry(before);
 	PERFORM inventory.deliver('inventory.commands');
 	RETURN count;
 EXCEPTION WHEN object_in_use THEN
 	-- A delivery process does it, when this has been committed.
-	PERFORM inventory.command_retry(before, NULL);
+	PERFORM inventory.command_retry(before);
 	RETURN count;
 END
 $$;

@@ -22,8 +22,9 @@
  * request id has ENGINE_LOCK_REQUEST for it while he looks and writes, so that
  * no message is written for one that is not recorded.  Who makes the subscription
  * has ENGINE_LOCK_SUBSCRIPTION 0 until commit.  Parked commands are changed with
- * the subscription locked (subscription.c); cancel() takes that lock before it
- * inserts, as executors do.
+ * the subscription locked (subscription.c).  But cancel() locks nothing, so that
+ * a session that then goes on sleeping stops nobody: it publishes that it has
+ * cancelled, and the delivery makes the parked command due when it meets that.
  *
  *-------------------------------------------------------------------------
  */
@@ -65,6 +66,7 @@
 #define COMMAND_SUBSCRIPTION "inventory.commands"
 #define COMMAND_TOPIC "inventory.command."
 #define COMMAND_TOPIC_DEAD COMMAND_TOPIC "dead"
+#define COMMAND_TOPIC_CANCELLED COMMAND_TOPIC "cancelled"
 
 /* Columns, as the install script has them. */
 enum
@@ -205,11 +207,12 @@ command_read(Command *command, const Message *message)
 	command->compensated = field(payload, "compensate_with", &value) != NULL;
 }
 
-/* What the delivery publishes in the same name space. */
+/* What is told of commands has topics beside theirs. */
 static bool
 is_command(const Message *message)
 {
-	return strcmp(message->topic, COMMAND_TOPIC_DEAD) != 0;
+	return strcmp(message->topic, COMMAND_TOPIC_DEAD) != 0 &&
+		strcmp(message->topic, COMMAND_TOPIC_CANCELLED) != 0;
 }
 
 Datum
@@ -531,7 +534,7 @@ push_int64(JsonbParseState **state, const char *name, int64 number)
 }
 
 static void
-announce_dead(const Command *command, const CommandEnd *end)
+announce(const char *topic, const Command *command, const CommandEnd *end)
 {
 	JsonbParseState *state = NULL;
 
@@ -544,7 +547,7 @@ announce_dead(const Command *command, const CommandEnd *end)
 	push_int64(&state, "attempts", end->attempts);
 	if (command->saga)
 		push_int64(&state, "saga_id", command->saga);
-	(void) outbox_append(COMMAND_TOPIC_DEAD, command->message->key,
+	(void) outbox_append(topic, command->message->key,
 						 JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
 }
 
@@ -586,7 +589,7 @@ command_dead(const Message *message, const char *error, int sqlerrcode)
 	end.attempts = message->attempts + (sqlerrcode == ERRCODE_IV_DEADLINE_PASSED ? 0 : 1);
 	if (!result_insert(&command, &end))
 		return;
-	announce_dead(&command, &end);
+	announce(COMMAND_TOPIC_DEAD, &command, &end);
 	compensate(&command);
 	saga_continue(&command, "dead");
 }
@@ -760,51 +763,32 @@ inventory_saga(PG_FUNCTION_ARGS)
 
 /* ---- Cancelling and retrying ---- */
 
-/*
- * command_retry(before, message_id): makes due what has failed and was to be
- * executed before a time, or the one command.
- */
+/* command_retry(before): makes due what has failed and was to be executed before. */
 Datum
 inventory_command_retry(PG_FUNCTION_ARGS)
 {
 	static Statement statement = {
-		"UPDATE inventory.parked_message p SET due_at = $4"
-		" WHERE p.subscription_id = $1 AND p.due_at > $4"
-		" AND (p.number = $3 AND p.state IN ('retry', 'delayed') OR p.state = 'retry'"
-		"  AND greatest(p.created_at, (p.payload ->> 'not_before')::timestamptz) <= $2)",
-		4, {INT4OID, TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID}
+		"UPDATE inventory.parked_message p SET due_at = $3"
+		" WHERE p.subscription_id = $1 AND p.due_at > $3 AND p.state = 'retry'"
+		" AND greatest(p.created_at, (p.payload ->> 'not_before')::timestamptz) <= $2",
+		3, {INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 	};
 	Subscription *subscription = subscription_find_name(COMMAND_SUBSCRIPTION);
-	Datum		values[4];
-	char		nulls[5] = "    ";
+	Datum		values[3];
 	int64		count;
 
 	if (subscription == NULL)
 		PG_RETURN_INT64(0);
 	subscription_lock(subscription->subscription_id, ExclusiveLock);
 	values[0] = Int32GetDatum(subscription->subscription_id);
-	take_argument(fcinfo, 0, values, nulls, 1);
-	take_argument(fcinfo, 1, values, nulls, 2);
-	values[3] = TimestampTzGetDatum(clock_time());
+	values[1] = PG_GETARG_DATUM(0);
+	values[2] = TimestampTzGetDatum(clock_time());
 	query_begin();
-	count = (int64) query_run(&statement, values, nulls);
+	count = (int64) query_run(&statement, values, NULL);
 	query_end();
 	if (count > 0)
 		subscription_changed(subscription, NULL);
 	PG_RETURN_INT64(count);
-}
-
-static void
-retry_one(int64 message_id)
-{
-	static Statement statement = {
-		"SELECT inventory.command_retry(NULL, $1)", 1, {INT8OID}
-	};
-	Datum		values[1] = {Int64GetDatum(message_id)};
-
-	query_begin();
-	query_run(&statement, values, NULL);
-	query_end();
 }
 
 typedef struct Found
@@ -894,8 +878,6 @@ cancel(int64 message_id)
 				 errmsg("command " INT64_FORMAT " was submitted by another role", message_id)));
 	if (found.message.payload == NULL)
 		return refuse_finished(&found);
-	if (strcmp(found.state, "parked") == 0)
-		retry_one(message_id);
 	command_read(&command, &found.message);
 	end.attempts = found.message.attempts;
 	if (!result_insert(&command, &end))
@@ -903,6 +885,7 @@ cancel(int64 message_id)
 		find_command(message_id, &found);
 		return refuse_finished(&found);
 	}
+	announce(COMMAND_TOPIC_CANCELLED, &command, &end);
 	saga_continue(&command, "cancelled");
 	return true;
 }
@@ -912,6 +895,15 @@ inventory_cancel(PG_FUNCTION_ARGS)
 {
 	inventory_check_writable("cancel");
 	PG_RETURN_BOOL(cancel(call_int64(fcinfo, 0, "message_id")));
+}
+
+int64
+command_cancelled(const Message *message)
+{
+	if (strcmp(message->topic, COMMAND_TOPIC_CANCELLED) != 0 ||
+		message->payload == NULL || !JB_ROOT_IS_OBJECT(message->payload))
+		return 0;
+	return field_int64(message->payload, "message_id");
 }
 
 /* ---- Old results ---- */

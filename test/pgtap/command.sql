@@ -151,7 +151,7 @@ RESET ROLE;
 -- ---- Cancelling ----
 
 SELECT is(inventory.cancel(:m), false, 'a cancelled command cannot be cancelled again');
-SELECT is(inventory.deliver('inventory.commands'), 1::bigint, 'a cancelled command is passed over');
+SELECT is(inventory.deliver('inventory.commands'), 2::bigint, 'a cancelled command is passed over, and so is the message that tells of it');
 SELECT results_eq(format('SELECT state, attempts FROM inventory.command_result(%s)', :m), $$VALUES ('cancelled'::text, 0)$$, 'and stays cancelled');
 SELECT inventory.submit('issue', '{"sku": "A", "location": "L", "quantity": 1}') AS m \gset
 SELECT inventory.deliver('inventory.commands') AS n \gset
