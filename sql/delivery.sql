@@ -41,7 +41,8 @@ COMMENT ON FUNCTION inventory.stat_deliveries() IS 'Source of the view stat_deli
 CREATE VIEW inventory.stat_delivery AS
 SELECT s.name AS subscription, d.slice, d.pid, d.state, d.delivered, d.failed, d.parked, d.dead,
 	d.windows, d.backlog, clock_timestamp() - d.behind_since AS lag, d.position,
-	d.delivery_ms, d.delivery_ms_max, d.last_delivered_at, d.last_error, d.last_error_at, d.retry_at
+	d.delivery_ms, d.delivery_ms_max, d.last_delivered_at,
+	CASE WHEN inventory.may_read(s.owner) THEN d.last_error END AS last_error, d.last_error_at, d.retry_at
 FROM inventory.subscription s JOIN inventory.stat_deliveries() d USING (subscription_id);
 COMMENT ON VIEW inventory.stat_delivery IS 'One row per slice of a subscription: its delivery process, and what it has done since the start of the server.';
 COMMENT ON COLUMN inventory.stat_delivery.subscription IS 'The subscription.';
@@ -59,6 +60,6 @@ COMMENT ON COLUMN inventory.stat_delivery.position IS 'The position up to which 
 COMMENT ON COLUMN inventory.stat_delivery.delivery_ms IS 'Milliseconds spent delivering.';
 COMMENT ON COLUMN inventory.stat_delivery.delivery_ms_max IS 'Milliseconds that the longest batch took.';
 COMMENT ON COLUMN inventory.stat_delivery.last_delivered_at IS 'When a message was last delivered.';
-COMMENT ON COLUMN inventory.stat_delivery.last_error IS 'Why the sink was last seen failing.';
+COMMENT ON COLUMN inventory.stat_delivery.last_error IS 'Why the sink was last seen failing; only for the owner of the subscription and that of the extension.';
 COMMENT ON COLUMN inventory.stat_delivery.last_error_at IS 'When that was.';
 COMMENT ON COLUMN inventory.stat_delivery.retry_at IS 'When a sink that is down is tried again.';

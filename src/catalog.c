@@ -219,6 +219,13 @@ catalog_init(void)
 	RegisterSubXactCallback(catalog_subxact_callback, NULL);
 }
 
+/* Moves when codes may have been changed: what was read before is stale then. */
+uint64
+catalog_changes(void)
+{
+	return pg_atomic_read_u64(&shared->changed) + local_changed;
+}
+
 /*
  * Trigger: a statement has changed master data.
  */

@@ -111,6 +111,7 @@ extern Size catalog_shmem_size(void);
 extern void catalog_shmem_init(void);
 extern void catalog_init(void);
 
+extern uint64 catalog_changes(void);
 extern const CatalogRelations *catalog_relations(void);
 extern Oid	catalog_owner(void);
 

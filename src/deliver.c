@@ -35,15 +35,30 @@ check_isolation(void)
 				 errdetail("It delivers what has been committed since the transaction began.")));
 }
 
+static void
+check_active(const Subscription *subscription)
+{
+	if (!subscription->active)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("subscription \"%s\" is not active", subscription->name)));
+}
+
+pg_noreturn static void
+raise_unknown(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_IV_UNKNOWN_SUBSCRIPTION),
+			 errmsg("there is no subscription \"%s\"", name)));
+}
+
 static Subscription *
 find(const char *name)
 {
 	Subscription *subscription = subscription_find_name(name);
 
 	if (subscription == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_IV_UNKNOWN_SUBSCRIPTION),
-				 errmsg("there is no subscription \"%s\"", name)));
+		raise_unknown(name);
 	subscription_check_owner(subscription);
 	if (subscription->kind == SINK_KIND_SERVER)
 		ereport(ERROR,
@@ -51,10 +66,7 @@ find(const char *name)
 				 errmsg("subscription \"%s\" delivers to server \"%s\"", name,
 						subscription->sink),
 				 errdetail("Only a delivery process talks to a sink outside of the database.")));
-	if (!subscription->active)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("subscription \"%s\" is not active", name)));
+	check_active(subscription);
 	return subscription;
 }
 
@@ -106,7 +118,8 @@ deliver(const Subscription *subscription, int64 max)
 					 errmsg("subscription \"%s\" is being delivered by another process",
 							subscription->name)));
 		if (!delivery_load(&delivery, subscription->subscription_id, slice))
-			continue;
+			raise_unknown(subscription->name);
+		check_active(delivery.subscription);
 		handled += deliver_slice(&delivery, max - handled);
 		delivery_unload(&delivery);
 	}

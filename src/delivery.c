@@ -400,11 +400,11 @@ advance(Delivery *delivery)
 		close_window(delivery);
 }
 
-/* Writes down what has become of messages; in the order in which they came. */
+/* Writes down what has become of messages, in the order in which they came, and
+ * counts them. */
 void
 delivery_settle(Delivery *delivery, DeliveryItem *items, int count)
 {
-	memset(&delivery->count, 0, sizeof(DeliveryCount));
 	for (int i = 0; i < count; i++)
 		settle_one(delivery, &items[i]);
 	if (delivery->cursor.window)

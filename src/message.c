@@ -21,6 +21,7 @@
 #include "utils/timestamp.h"
 
 #include "json_object.h"
+#include "catalog.h"
 #include "message.h"
 #include "query.h"
 #include "topic.h"
@@ -47,9 +48,10 @@ enum
 
 static MemoryContext item_context = NULL;
 static HTAB *items = NULL;
+static uint64 items_of;		/* catalog_changes() when the first was read */
 
-void
-message_forget_items(void)
+static void
+items_forget(void)
 {
 	if (item_context)
 		MemoryContextDelete(item_context);
@@ -62,6 +64,7 @@ items_begin(void)
 {
 	HASHCTL		control = {.keysize = sizeof(int64), .entrysize = sizeof(ItemCodes)};
 
+	items_of = catalog_changes();
 	item_context = AllocSetContextCreate(TopMemoryContext, "inventory message items",
 										 ALLOCSET_DEFAULT_SIZES);
 	control.hcxt = item_context;
@@ -97,15 +100,16 @@ item_read(int64 stock_id, ItemCodes *codes)
 	query_end();
 }
 
-/* Lives until message_forget_items(), which is also called in here. */
+/* Lives until the next call. */
 const ItemCodes *
 message_item(int64 stock_id)
 {
 	ItemCodes  *found;
 	ItemCodes	codes;
 
-	if (items && hash_get_num_entries(items) >= ITEMS_MAX)
-		message_forget_items();
+	if (items && (items_of != catalog_changes() ||
+				  hash_get_num_entries(items) >= ITEMS_MAX))
+		items_forget();
 	if (items == NULL)
 		items_begin();
 	found = hash_search(items, &stock_id, HASH_FIND, NULL);

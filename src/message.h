@@ -42,7 +42,6 @@ typedef struct ItemCodes
 } ItemCodes;
 
 extern const ItemCodes *message_item(int64 stock_id);
-extern void message_forget_items(void);
 
 /* The topic of events of a type. */
 extern const char *message_event_topic(EventType type);

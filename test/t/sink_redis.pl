@@ -76,7 +76,7 @@ is(delivered_ok($node, messages('inventory:chaos'), 'killed'), 0, '... none of t
 $node->safe_psql('postgres', <<'SQL');
 CREATE TABLE handled (n bigint);
 CREATE FUNCTION handle(message inventory.message) RETURNS void LANGUAGE sql AS
-	$$ INSERT INTO handled VALUES ((message.payload->>'n')::bigint) $$;
+	$$ INSERT INTO public.handled VALUES ((message.payload->>'n')::bigint) $$;
 SELECT inventory.subscribe('handler', '{down}', 'function', '{"handler": "public.handle"}');
 SELECT inventory.subscribe('down', '{down}', 'redis', '{"backoff": "100 ms", "backoff_cap": "500 ms"}');
 TRUNCATE sent;
@@ -123,7 +123,7 @@ ok($node->poll_query_until('postgres', "SELECT state = 'broken' AND last_error L
 unlike($node->safe_psql('postgres', 'SELECT s::text FROM inventory.stat_delivery s'), qr/swordfish/, '... and is not shown');
 unlike(slurp_file($node->logfile), qr/swordfish(?!')/, '... nor logged');
 $node->safe_psql('postgres', "ALTER USER MAPPING FOR CURRENT_USER SERVER secured OPTIONS (SET password 'open sesame')");
-caught_up($node, 'secured', 'a password that is put right is used at once');
+caught_up($node, 'secured', 'a password that is put right is used');
 $redis->{cli} = [ '--no-auth-warning', '-a', 'open sesame' ];
 is($redis->ask(qw(XLEN secured)), 1, '... the message is there');
 $redis->ask(qw(CONFIG SET requirepass), '');
@@ -224,7 +224,7 @@ for my $writer (1 .. 2)
 		my $sku = $skus[ rand @skus ];
 		my $change = rand() < 0.5 ? "inventory.receive('$sku', 'L', 1)" : "inventory.issue('$sku', 'L', 1)";
 		ask($session, "BEGIN; SELECT $change; SELECT pg_sleep(" . rand(0.01) . '); ' . (rand() < 0.3 ? 'ROLLBACK' : 'COMMIT'));
-		sleep rand(0.05);
+		sleep rand(0.02);
 	}
 	POSIX::_exit(0);
 }
