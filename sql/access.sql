@@ -19,11 +19,7 @@ BEGIN
 	END IF;
 	EXECUTE format('GRANT USAGE ON SCHEMA inventory TO %s', role);
 	EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA inventory TO %s', role);
-<<<<<<< HEAD
-	-- The messages themselves; views show everybody those of his own subscriptions, and his commands.
-=======
 	-- The messages themselves; views show everybody those of his own subscriptions, and his own commands.
->>>>>>> main
 	FOR relation IN
 		SELECT c.oid FROM pg_class c
 		WHERE c.relnamespace = 'inventory'::regnamespace AND c.relname ~ '^(outbox(_[0-7])?|delivery_cursor(_[01])?|parked_message|command_result|saga_run)$'
@@ -47,12 +43,8 @@ BEGIN
 				'may_see_command', 'command_role'])
 			OR rank >= 2 AND p.proname = ANY (ARRAY['receive', 'issue', 'adjust', 'set_on_hand',
 				'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship',
-<<<<<<< HEAD
-				'release', 'extend', 'release_owner', 'expire_due', 'publish', 'submit', 'saga', 'command_result', 'cancel'])
-=======
 				'release', 'extend', 'release_owner', 'expire_due', 'publish',
 				'submit', 'saga', 'command_result', 'cancel'])
->>>>>>> main
 			OR rank >= 3 AND p.proname = ANY (ARRAY['verify', 'rebuild', 'verify_chain',
 				'chain_anchor', 'check_anchor', 'level_differs', 'stat_reset', 'project', 'tick_hash', 'hash_key_id',
 				'make_partition', 'make_partitions', 'maintain', 'archivable', 'archive', 'archive_partition',
