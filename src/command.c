@@ -16,9 +16,9 @@
  * What is not hot is SQL (command.sql), run as the owner of the extension by
  * query.c: checking what is submitted, and what follows in a saga.
  *
- * LOCKING: two inserters of a result: the second waits for the first one's
- * transaction.  An executor that finds one at the start (cancel() in a long
- * transaction) does not wait: its attempt has failed.  Whoever submits with a
+ * LOCKING: of two inserters of a result, cancel() waits for the transaction of an
+ * executor.  An executor does not wait for cancel(), which may be part of a long
+ * transaction: its attempt has failed, and is not counted.  Whoever submits with a
  * request id has ENGINE_LOCK_REQUEST for it while he looks and writes, so that
  * no message is written for one that is not recorded.  Who makes the subscription
  * has ENGINE_LOCK_SUBSCRIPTION 0 until commit.  Parked commands are changed with
@@ -258,7 +258,7 @@ result_is_there(int64 message_id)
 	table_close(relation, NoLock);
 	if (TransactionIdIsValid(busy))
 		ereport(ERROR,
-				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("command " INT64_FORMAT " is just being cancelled or executed by another transaction",
 						message_id)));
 	return result_is_decided(message_id);
@@ -295,10 +295,14 @@ fill_result(TupleTableSlot *slot, const Command *command, const CommandEnd *end)
 	slot->tts_isnull[RESULT_SAGA_ID - 1] = command->saga == 0;
 }
 
-/* False if somebody else has been first. */
+/*
+ * False if somebody else has been first.  Waits for whoever is just deciding it,
+ * or is not to, and fails.
+ */
 static bool
-result_insert(const Command *command, const CommandEnd *end)
+result_insert(const Command *command, const CommandEnd *end, bool wait)
 {
+	int64		message_id = command->message->number;
 	RowInserter *inserter = row_begin();
 	RowTarget  *target = row_open(inserter, catalog_relations()->command_result);
 	bool		inserted;
@@ -307,7 +311,8 @@ result_insert(const Command *command, const CommandEnd *end)
 	{
 		fill_result(row_clear(target), command, end);
 		inserted = row_insert_unless_conflict(target, catalog_relations()->command_result_key);
-	} while (!inserted && !result_is_decided(command->message->number));
+	} while (!inserted &&
+			 !(wait ? result_is_decided(message_id) : result_is_there(message_id)));
 	row_end(inserter);
 	return inserted;
 }
@@ -417,8 +422,8 @@ check_deadline(const Command *command)
 }
 
 /*
- * Results are kept for inventory.request_retention: who moves the subscription
- * back to before then must not have its commands executed again.
+ * Results are kept for inventory.request_retention, at least a day: who moves the
+ * subscription back to before then must not have its commands executed again.
  */
 static void
 check_age(const Command *command)
@@ -428,12 +433,24 @@ check_age(const Command *command)
 		Max(command->not_before, message->created_at) : message->created_at;
 
 	if (maintenance_request_retention >= 0 && !message->parked &&
-		since < clock_time() - maintenance_request_retention * (TimestampTz) USECS_PER_DAY)
+		since < clock_time() - Max(maintenance_request_retention, 1) * (TimestampTz) USECS_PER_DAY)
 		ereport(ERROR,
 				(errcode(ERRCODE_IV_DEADLINE_PASSED),
 				 errmsg("command " INT64_FORMAT " is older than inventory.request_retention",
 						message->number),
 				 errdetail("Whether it was executed before is not known any more.")));
+}
+
+/* What comes next in a saga needs the reservation. */
+static void
+check_result(const Command *command, const Jsonb *result)
+{
+	if (command->saga && !command->compensation && result == NULL &&
+		strcmp(command->name, "try_reserve") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_IV_MESSAGE_REFUSED),
+				 errmsg("try_reserve of command " INT64_FORMAT " found less than it wants",
+						command->message->number)));
 }
 
 CommandOutcome
@@ -456,7 +473,8 @@ command_execute(const Message *message, TimestampTz *due_at)
 		return COMMAND_LATER;
 	}
 	end.result = run_as_submitter(&command);
-	if (!result_insert(&command, &end))
+	check_result(&command, end.result);
+	if (!result_insert(&command, &end, false))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("command " INT64_FORMAT " has been cancelled or executed meanwhile",
@@ -533,6 +551,7 @@ push_int64(JsonbParseState **state, const char *name, int64 number)
 	pushJsonbValue(state, WJB_VALUE, &value);
 }
 
+/* Without a key: those of the command's are perhaps behind it. */
 static void
 announce(const char *topic, const Command *command, const CommandEnd *end)
 {
@@ -541,13 +560,14 @@ announce(const char *topic, const Command *command, const CommandEnd *end)
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	push_int64(&state, "message_id", command->message->number);
 	push_string(&state, "command", command->name);
+	push_string(&state, "key", command->message->key);
 	push_string(&state, "submitted_by", command->role_name);
 	push_string(&state, "error", end->error);
 	push_string(&state, "sqlstate", end->sqlerrcode ? unpack_sql_state(end->sqlerrcode) : NULL);
 	push_int64(&state, "attempts", end->attempts);
 	if (command->saga)
 		push_int64(&state, "saga_id", command->saga);
-	(void) outbox_append(topic, command->message->key,
+	(void) outbox_append(topic, NULL,
 						 JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
 }
 
@@ -587,7 +607,7 @@ command_dead(const Message *message, const char *error, int sqlerrcode)
 		return;					/* nobody has submitted that */
 	command_read(&command, message);
 	end.attempts = message->attempts + (sqlerrcode == ERRCODE_IV_DEADLINE_PASSED ? 0 : 1);
-	if (!result_insert(&command, &end))
+	if (!result_insert(&command, &end, false))
 		return;
 	announce(COMMAND_TOPIC_DEAD, &command, &end);
 	compensate(&command);
@@ -597,7 +617,8 @@ command_dead(const Message *message, const char *error, int sqlerrcode)
 /* ---- Handing in ---- */
 
 /*
- * Makes the subscription unless there is one.  Its cursor begins before the
+ * Makes the subscription unless there is one.  A saga's commands come one by one:
+ * a lingering delivery would make each of them late.  Its cursor begins before the
  * transactions that are in progress, this one too.
  */
 static void
@@ -610,7 +631,7 @@ make_subscription(void)
 	engine_lock(ENGINE_LOCK_SUBSCRIPTION, 0, ExclusiveLock, true);
 	if (subscription_find_name(COMMAND_SUBSCRIPTION))
 		return;
-	options = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
+	options = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{\"linger\": \"0\"}")));
 	options = subscription_options_complete(SINK_KIND_COMMAND, options);
 	cursor_start(&start, "start", "now");
 	subscribe(COMMAND_SUBSCRIPTION, topics, lengthof(topics), "command", options,
@@ -880,7 +901,7 @@ cancel(int64 message_id)
 		return refuse_finished(&found);
 	command_read(&command, &found.message);
 	end.attempts = found.message.attempts;
-	if (!result_insert(&command, &end))
+	if (!result_insert(&command, &end, true))
 	{
 		find_command(message_id, &found);
 		return refuse_finished(&found);

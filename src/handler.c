@@ -313,12 +313,18 @@ is_conflict(int sqlerrcode)
 		sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
 }
 
-/* It is no use to try again. */
-static bool
-is_final(const Handler *handler, int sqlerrcode)
+/* Whether a message that has failed is tried again. */
+static Outcome
+failure(const Handler *handler, const Message *message, int sqlerrcode)
 {
-	return handler->subscription->kind == SINK_KIND_COMMAND ?
-		command_error_is_final(sqlerrcode) : sqlerrcode == ERRCODE_IV_MESSAGE_REFUSED;
+	bool		command = handler->subscription->kind == SINK_KIND_COMMAND;
+
+	if (command ? command_error_is_final(sqlerrcode) : sqlerrcode == ERRCODE_IV_MESSAGE_REFUSED)
+		return OUTCOME_DEAD;
+	/* Somebody is just cancelling it, and nobody knows for how long. */
+	if (command && sqlerrcode == ERRCODE_OBJECT_IN_USE)
+		return OUTCOME_RETRY;
+	return delivery_failure(handler->subscription, message);
 }
 
 static void
@@ -337,8 +343,7 @@ handle_alone(Handler *handler, DeliveryItem *item)
 	if (!handler_is_message_error(error.sqlerrcode))
 		ereport(ERROR,
 				(errcode(error.sqlerrcode), errmsg_internal("%s", error.message)));
-	item->outcome = is_final(handler, error.sqlerrcode) ? OUTCOME_DEAD :
-		delivery_failure(handler->subscription, &item->message);
+	item->outcome = failure(handler, &item->message, error.sqlerrcode);
 	item->error = error.message;
 	item->sqlerrcode = error.sqlerrcode;
 }
