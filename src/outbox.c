@@ -83,6 +83,8 @@ append(text *topic, text *key, Jsonb *payload, Jsonb *headers)
 int64
 outbox_append(const char *topic, const char *key, Jsonb *payload)
 {
+	if (!OidIsValid(catalog_relations()->outbox_segment))
+		return 0;				/* an older version of the extension */
 	return append(cstring_to_text(topic), key ? cstring_to_text(key) : NULL,
 				  payload, NULL);
 }

@@ -1,4 +1,4 @@
-"""Benchmarks of publishing and of delivery; run by ./run.
+"""Benchmarks of delivery; run by ./run.
 
 A queue is measured with a backlog: messages are published first, and then what is
 measured is how long it takes until an empty handler has been called for each.
@@ -69,28 +69,6 @@ def until(bench, server, condition, what, seconds=120):
 def comparisons(bench):
     """The comparisons, and functions that yield rows."""
 
-    def publish():
-        """publish() against inserting the same row into a table of the same shape."""
-        prepare = (
-            'CREATE TABLE plain_outbox (LIKE inventory.outbox_0 INCLUDING DEFAULTS); CREATE INDEX ON plain_outbox (xid)')
-        values = "'order.placed', 'customer ' || :n, '{\"order\": 17, \"lines\": [{\"sku\": \"A\", \"quantity\": 2}]}'"
-
-        def variant(name, statement):
-            load = {}
-
-            def run(server, seconds):
-                server.value(prepare)
-                outcome = load['run'](server, seconds)
-                outcome.reserved = 0
-                return outcome
-            script = '\\set n random(1, 100000)\nBEGIN;\n' + (statement + ';\n') * 20 + 'COMMIT;\n'
-            load['run'] = bench.pgbench(script, 1)
-            return bench.Variant(name, run)
-        yield bench.Case('publish', '20 messages per transaction, 1 client', 'transactions/s', [
-            variant('publish()', f'SELECT inventory.publish({values})'),
-            variant('INSERT', f'INSERT INTO plain_outbox (topic, key, payload, segment) VALUES ({values}, 0)'),
-        ], {'INSERT': 1.1}, most_time=True)
-
     def subscriptions():
         """Sales while there are ten subscriptions."""
         def subscribed(*topics):
@@ -156,7 +134,7 @@ def comparisons(bench):
             targets['pgq'] = None
         yield bench.Case('deliver', f'{MESSAGES:,} messages, empty handler', 'messages/s', variants, targets)
 
-    return publish, subscriptions, deliver
+    return subscriptions, deliver
 
 
 def latency(bench, server, messages=300):
