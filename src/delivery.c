@@ -349,6 +349,16 @@ settle_failed(Delivery *delivery, DeliveryItem *item)
 		announce_dead(delivery, item);
 }
 
+/* A command that was cancelled while it was parked is in the way no longer. */
+static void
+settle_cancelled(Delivery *delivery, const Message *message)
+{
+	int64		number = command_cancelled(message);
+
+	if (number != 0)
+		parked_hasten(delivery->parked, number, clock_time());
+}
+
 static void
 settle_one(Delivery *delivery, DeliveryItem *item)
 {
@@ -361,6 +371,8 @@ settle_one(Delivery *delivery, DeliveryItem *item)
 		delivery->count.delivered++;
 		if (item->entry < 0)
 			parked_delete(delivery->parked, &item->message, clock_time());
+		if (delivery->subscription->kind == SINK_KIND_COMMAND)
+			settle_cancelled(delivery, &item->message);
 	}
 	if (item->entry >= 0)
 		delivery->window.entries[item->entry].done = true;
