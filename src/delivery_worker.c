@@ -282,8 +282,7 @@ static void
 unload(void)
 {
 	handler = NULL;
-	if (loaded)
-		delivery_unload(&delivery);
+	delivery_unload(&delivery);
 	loaded = false;
 }
 
@@ -297,6 +296,7 @@ leave(void)
 static void
 load(void)
 {
+	MemoryContextSwitchTo(TopMemoryContext);
 	loaded = delivery_load(&delivery, my_subscription, my_slice);
 	if (!loaded || !delivery.subscription->active)
 		leave();
