@@ -215,12 +215,15 @@ show_progress(int64 us)
 	memset(&delivery.count, 0, sizeof(DeliveryCount));
 }
 
+/* It has looked: what has a number up to this one is in the window, or was not
+ * for it, or comes with a later commit. */
 static void
-show_window(void)
+show_window(bool opened, int64 looked_number)
 {
 	deliveries_lock(LW_EXCLUSIVE);
-	MY_SLOT->windows++;
+	MY_SLOT->windows += opened;
 	MY_SLOT->backlog = delivery_backlog(&delivery);
+	MY_SLOT->looked_number = looked_number;
 	deliveries_unlock();
 }
 
@@ -390,8 +393,12 @@ take(DeliveryItem *items, bool once)
 	int			count;
 
 	if (delivery.parked->waiting < delivery.subscription->park_limit &&
-		delivery_backlog(&delivery) == 0 && delivery_open_window(&delivery))
-		show_window();
+		delivery_backlog(&delivery) == 0)
+	{
+		int64		number = event_last_id();
+
+		show_window(delivery_open_window(&delivery), number);
+	}
 	count = delivery_take(&delivery, items, single ? 1 : delivery.subscription->batch, once);
 	show_behind(items, count);
 	if (single && count > 0)

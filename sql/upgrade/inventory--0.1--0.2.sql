@@ -833,7 +833,7 @@ COMMENT ON FUNCTION inventory.deliver(text, bigint) IS
 CREATE FUNCTION inventory.stat_deliveries(
 	OUT subscription_id integer, OUT slice integer, OUT pid integer, OUT state text,
 	OUT delivered bigint, OUT failed bigint, OUT parked bigint, OUT dead bigint,
-	OUT windows bigint, OUT backlog bigint, OUT behind_since timestamptz, OUT "position" bigint,
+	OUT windows bigint, OUT backlog bigint, OUT lag_messages bigint, OUT behind_since timestamptz, OUT "position" bigint,
 	OUT delivery_ms double precision, OUT delivery_ms_max double precision,
 	OUT last_delivered_at timestamptz, OUT last_error text, OUT last_error_at timestamptz,
 	OUT retry_at timestamptz) RETURNS SETOF record
@@ -847,7 +847,7 @@ COMMENT ON FUNCTION inventory.stat_deliveries() IS 'Source of the view stat_deli
 
 CREATE VIEW inventory.stat_delivery AS
 SELECT s.name AS subscription, d.slice, d.pid, d.state, d.delivered, d.failed, d.parked, d.dead,
-	d.windows, d.backlog, clock_timestamp() - d.behind_since AS lag, d.position,
+	d.windows, d.backlog, d.lag_messages, clock_timestamp() - d.behind_since AS lag, d.position,
 	d.delivery_ms, d.delivery_ms_max, d.last_delivered_at,
 	CASE WHEN inventory.may_read(s.owner) THEN d.last_error END AS last_error, d.last_error_at, d.retry_at
 FROM inventory.subscription s JOIN inventory.stat_deliveries() d USING (subscription_id);
@@ -873,6 +873,8 @@ COMMENT ON COLUMN inventory.stat_delivery.dead IS 'Messages that were given up.'
 COMMENT ON COLUMN inventory.stat_delivery.windows IS 'Windows with messages that were opened.';
 
 COMMENT ON COLUMN inventory.stat_delivery.backlog IS 'Messages of the open window that are not delivered yet.';
+
+COMMENT ON COLUMN inventory.stat_delivery.lag_messages IS 'The backlog, and what has been given a number since the process last looked: at most so many messages are not delivered yet. NULL: it has not looked since the start of the server.';
 
 COMMENT ON COLUMN inventory.stat_delivery.lag IS 'How long the message that is being delivered has been waiting; NULL: none.';
 
@@ -908,7 +910,7 @@ SELECT s.name AS subscription, s.owner, s.topics, s.sink,
 			'stopped') END AS state,
 	s.workers, coalesce(d.processes, 0) AS processes,
 	coalesce(d.delivered, 0) AS delivered, coalesce(d.failed, 0) AS failed,
-	coalesce(d.backlog, 0) AS backlog,
+	coalesce(d.backlog, 0) AS backlog, d.lag_messages,
 	extract(epoch FROM clock_timestamp() - d.behind_since)::double precision AS lag_seconds,
 	coalesce(p.parked, 0) AS parked, coalesce(p.blocked_keys, 0) AS blocked_keys,
 	coalesce(p.dead, 0) AS dead,
@@ -919,7 +921,7 @@ LEFT JOIN (
 	SELECT t.subscription_id,
 		min(array_position(ARRAY['broken', 'crashed', 'no free worker process', 'backoff', 'running', 'idle'], t.state)) AS state,
 		count(t.pid) AS processes, sum(t.delivered)::bigint AS delivered, sum(t.failed)::bigint AS failed,
-		sum(t.backlog)::bigint AS backlog, min(t.behind_since) AS behind_since,
+		sum(t.backlog)::bigint AS backlog, max(t.lag_messages) AS lag_messages, min(t.behind_since) AS behind_since,
 		max(t.last_delivered_at) AS last_delivered_at, max(t.last_error_at) AS last_error_at,
 		min(t.retry_at) AS retry_at,
 		(array_agg(t.last_error ORDER BY t.last_error_at DESC NULLS LAST))[1] AS last_error
@@ -953,6 +955,8 @@ COMMENT ON COLUMN inventory.stat_subscription.delivered IS 'Messages delivered.'
 COMMENT ON COLUMN inventory.stat_subscription.failed IS 'Attempts that failed.';
 
 COMMENT ON COLUMN inventory.stat_subscription.backlog IS 'Messages of the open window that are not delivered yet.';
+
+COMMENT ON COLUMN inventory.stat_subscription.lag_messages IS 'At most so many messages are not delivered yet: the backlog, and all that has been published since the process last looked; of several slices, the one that is furthest behind.';
 
 COMMENT ON COLUMN inventory.stat_subscription.lag_seconds IS 'How long the oldest message that is being delivered has been waiting; NULL: none.';
 
