@@ -54,7 +54,7 @@ $(OBJS): $(wildcard src/*.h) Makefile
 PARTS_OF_SINKS = $(sort magic $(foreach sink,http rabbitmq redis kafka,$(PARTS_$(sink))))
 SOURCES_OF_SINKS = $(filter-out $(PARTS_OF_SINKS:%=src/sink/%.c),$(wildcard src/sink/*.c))
 SINKS := $(foreach sink,$(SOURCES_OF_SINKS:src/sink/%.c=%),\
-	$(shell pkg-config --exists $(NEEDS_$(sink)) && echo $(sink)))
+	$(shell pkg-config --exists $(NEEDS_$(sink)) 2>/dev/null && echo $(sink)))
 SINKS_LEFT_OUT = $(filter-out $(SINKS),$(SOURCES_OF_SINKS:src/sink/%.c=%))
 SINK_LIBRARIES = $(SINKS:%=$(EXTENSION)_sink_%$(DLSUFFIX))
 

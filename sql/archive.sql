@@ -199,11 +199,8 @@ CREATE FUNCTION inventory.check_delivered(partition regclass) RETURNS void
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	names text[];
+	names constant text[] := inventory.unread_by(partition);
 BEGIN
-	-- No rotation of the cursors comes between the snapshot and the reading.
-	LOCK TABLE inventory.delivery_cursor IN ACCESS SHARE MODE;
-	names := inventory.unread_by(partition);
 	IF names IS NOT NULL THEN
 		RAISE EXCEPTION 'cannot archive %: a subscription has not had all of its events', partition
 			USING ERRCODE = 'object_in_use',

@@ -114,14 +114,14 @@ BEGIN
 			USING ERRCODE = 'wrong_object_type';
 	END IF;
 	FOR cursor IN
-		SELECT DISTINCT ON (s.name, c.slice) s.name, c.after, i.interest,
+		SELECT s.name, coalesce(c.after, '9223372036854775811:9223372036854775811:') AS after, i.interest,
 			ARRAY(SELECT t FROM unnest(enum_range(NULL::inventory.event_type)) WITH ORDINALITY e(t, n)
 				WHERE (i.interest >> (n - 1)::integer) & 1 = 1) AS types
 		FROM inventory.subscription s
-		JOIN inventory.delivery_cursor c ON c.subscription_id = s.subscription_id AND c.slice < s.workers
+		LEFT JOIN inventory.cursors() c USING (subscription_id)
 		CROSS JOIN LATERAL inventory.topic_interest(s.topics) i(interest)
 		WHERE s.state <> 'finished'
-		ORDER BY s.name, c.slice, c.cursor_no DESC
+		ORDER BY s.name, c.slice
 	LOOP
 		CONTINUE WHEN cursor.name = ANY (result)
 			OR CASE WHEN of_events THEN cursor.types = '{}' ELSE (cursor.interest >> 31) & 1 = 0 END;

@@ -16,14 +16,15 @@
  * What is not hot is SQL (command.sql), run as the owner of the extension by
  * query.c: checking what is submitted, and what follows in a saga.
  *
- * LOCKING: two inserters of a result: the second waits for the first one's
- * transaction.  An executor that finds one at the start (cancel() in a long
- * transaction) does not wait: its attempt has failed.  Whoever submits with a
+ * LOCKING: of two inserters of a result, cancel() waits for the transaction of an
+ * executor.  An executor does not wait for cancel(), which may be part of a long
+ * transaction: its attempt has failed, and is not counted.  Whoever submits with a
  * request id has ENGINE_LOCK_REQUEST for it while he looks and writes, so that
  * no message is written for one that is not recorded.  Who makes the subscription
  * has ENGINE_LOCK_SUBSCRIPTION 0 until commit.  Parked commands are changed with
- * the subscription locked (subscription.c); cancel() takes that lock before it
- * inserts, as executors do.
+ * the subscription locked (subscription.c).  But cancel() locks nothing, so that
+ * a session that then goes on sleeping stops nobody: it publishes that it has
+ * cancelled, and the delivery makes the parked command due when it meets that.
  *
  *-------------------------------------------------------------------------
  */
@@ -48,6 +49,7 @@
 #include "catalog.h"
 #include "clock.h"
 #include "command.h"
+#include "command_call.h"
 #include "cursor.h"
 #include "delivery_slot.h"
 #include "error.h"
@@ -65,6 +67,7 @@
 #define COMMAND_SUBSCRIPTION "inventory.commands"
 #define COMMAND_TOPIC "inventory.command."
 #define COMMAND_TOPIC_DEAD COMMAND_TOPIC "dead"
+#define COMMAND_TOPIC_CANCELLED COMMAND_TOPIC "cancelled"
 
 /* Columns, as the install script has them. */
 enum
@@ -75,7 +78,7 @@ enum
 };
 #define RESULT_COLUMNS RESULT_SAGA_ID
 
-int			command_overdue = 300;
+int			command_overdue = 300000;
 
 /* What a message says. */
 typedef struct Command
@@ -205,11 +208,12 @@ command_read(Command *command, const Message *message)
 	command->compensated = field(payload, "compensate_with", &value) != NULL;
 }
 
-/* What the delivery publishes in the same name space. */
+/* What is told of commands has topics beside theirs. */
 static bool
 is_command(const Message *message)
 {
-	return strcmp(message->topic, COMMAND_TOPIC_DEAD) != 0;
+	return strcmp(message->topic, COMMAND_TOPIC_DEAD) != 0 &&
+		strcmp(message->topic, COMMAND_TOPIC_CANCELLED) != 0;
 }
 
 Datum
@@ -255,7 +259,7 @@ result_is_there(int64 message_id)
 	table_close(relation, NoLock);
 	if (TransactionIdIsValid(busy))
 		ereport(ERROR,
-				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("command " INT64_FORMAT " is just being cancelled or executed by another transaction",
 						message_id)));
 	return result_is_decided(message_id);
@@ -292,10 +296,14 @@ fill_result(TupleTableSlot *slot, const Command *command, const CommandEnd *end)
 	slot->tts_isnull[RESULT_SAGA_ID - 1] = command->saga == 0;
 }
 
-/* False if somebody else has been first. */
+/*
+ * False if somebody else has been first.  Waits for whoever is just deciding it,
+ * or is not to, and fails.
+ */
 static bool
-result_insert(const Command *command, const CommandEnd *end)
+result_insert(const Command *command, const CommandEnd *end, bool wait)
 {
+	int64		message_id = command->message->number;
 	RowInserter *inserter = row_begin();
 	RowTarget  *target = row_open(inserter, catalog_relations()->command_result);
 	bool		inserted;
@@ -304,7 +312,8 @@ result_insert(const Command *command, const CommandEnd *end)
 	{
 		fill_result(row_clear(target), command, end);
 		inserted = row_insert_unless_conflict(target, catalog_relations()->command_result_key);
-	} while (!inserted && !result_is_decided(command->message->number));
+	} while (!inserted &&
+			 !(wait ? result_is_decided(message_id) : result_is_there(message_id)));
 	row_end(inserter);
 	return inserted;
 }
@@ -331,53 +340,9 @@ saga_continue(const Command *command, const char *state)
 
 /* ---- Execution ---- */
 
-/* The SQL statement, in the caller's memory context. */
-static char *
-command_statement(const Command *command)
-{
-	static Statement statement = {
-		"SELECT inventory.command_statement($1, $2)", 2, {TEXTOID, JSONBOID}
-	};
-	MemoryContext caller = CurrentMemoryContext;
-	Datum		values[2];
-	char	   *sql;
-
-	values[0] = CStringGetTextDatum(command->name);
-	values[1] = PointerGetDatum(command->arguments);
-	query_begin();
-	query_run(&statement, values, NULL);
-	sql = MemoryContextStrdup(caller, query_text(0, 1));
-	query_end();
-	return sql;
-}
-
-/* As the current user; not by query.c, which is for what the engine runs. */
-static Jsonb *
-run_statement(const char *sql, Jsonb *arguments)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	Oid			types[1] = {JSONBOID};
-	Datum		values[1] = {PointerGetDatum(arguments)};
-	Jsonb	   *result;
-	Datum		value;
-	bool		isnull;
-
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	if (SPI_execute_with_args(sql, 1, types, values, NULL, false, 1) != SPI_OK_SELECT ||
-		SPI_processed != 1)
-		elog(ERROR, "could not execute: %s", sql);
-	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
-	MemoryContextSwitchTo(caller);
-	result = isnull ? NULL : DatumGetJsonbPCopy(value);
-	SPI_finish();
-	return result;
-}
-
 static Jsonb *
 run_as_submitter(const Command *command)
 {
-	char	   *sql = command_statement(command);
 	Oid			user;
 	int			security_context;
 	Jsonb	   *result;
@@ -386,7 +351,7 @@ run_as_submitter(const Command *command)
 	event_actor = command->role;
 	SetUserIdAndSecContext(command->role, security_context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
-	result = run_statement(sql, command->arguments);
+	result = command_call(command->name, command->arguments);
 	SetUserIdAndSecContext(user, security_context);
 	event_actor = InvalidOid;
 	return result;
@@ -414,8 +379,8 @@ check_deadline(const Command *command)
 }
 
 /*
- * Results are kept for inventory.request_retention: who moves the subscription
- * back to before then must not have its commands executed again.
+ * Results are kept for inventory.request_retention, at least a day: who moves the
+ * subscription back to before then must not have its commands executed again.
  */
 static void
 check_age(const Command *command)
@@ -425,12 +390,24 @@ check_age(const Command *command)
 		Max(command->not_before, message->created_at) : message->created_at;
 
 	if (maintenance_request_retention >= 0 && !message->parked &&
-		since < clock_time() - maintenance_request_retention * (TimestampTz) USECS_PER_DAY)
+		since < clock_time() - Max(maintenance_request_retention, 1) * (TimestampTz) USECS_PER_DAY)
 		ereport(ERROR,
 				(errcode(ERRCODE_IV_DEADLINE_PASSED),
 				 errmsg("command " INT64_FORMAT " is older than inventory.request_retention",
 						message->number),
 				 errdetail("Whether it was executed before is not known any more.")));
+}
+
+/* What comes next in a saga needs the reservation. */
+static void
+check_result(const Command *command, const Jsonb *result)
+{
+	if (command->saga && !command->compensation && result == NULL &&
+		strcmp(command->name, "try_reserve") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_IV_MESSAGE_REFUSED),
+				 errmsg("try_reserve of command " INT64_FORMAT " found less than it wants",
+						command->message->number)));
 }
 
 CommandOutcome
@@ -453,7 +430,8 @@ command_execute(const Message *message, TimestampTz *due_at)
 		return COMMAND_LATER;
 	}
 	end.result = run_as_submitter(&command);
-	if (!result_insert(&command, &end))
+	check_result(&command, end.result);
+	if (!result_insert(&command, &end, false))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("command " INT64_FORMAT " has been cancelled or executed meanwhile",
@@ -530,21 +508,23 @@ push_int64(JsonbParseState **state, const char *name, int64 number)
 	pushJsonbValue(state, WJB_VALUE, &value);
 }
 
+/* Without a key: those of the command's are perhaps behind it. */
 static void
-announce_dead(const Command *command, const CommandEnd *end)
+announce(const char *topic, const Command *command, const CommandEnd *end)
 {
 	JsonbParseState *state = NULL;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	push_int64(&state, "message_id", command->message->number);
 	push_string(&state, "command", command->name);
+	push_string(&state, "key", command->message->key);
 	push_string(&state, "submitted_by", command->role_name);
 	push_string(&state, "error", end->error);
 	push_string(&state, "sqlstate", end->sqlerrcode ? unpack_sql_state(end->sqlerrcode) : NULL);
 	push_int64(&state, "attempts", end->attempts);
 	if (command->saga)
 		push_int64(&state, "saga_id", command->saga);
-	(void) outbox_append(COMMAND_TOPIC_DEAD, command->message->key,
+	(void) outbox_append(topic, NULL,
 						 JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
 }
 
@@ -584,9 +564,9 @@ command_dead(const Message *message, const char *error, int sqlerrcode)
 		return;					/* nobody has submitted that */
 	command_read(&command, message);
 	end.attempts = message->attempts + (sqlerrcode == ERRCODE_IV_DEADLINE_PASSED ? 0 : 1);
-	if (!result_insert(&command, &end))
+	if (!result_insert(&command, &end, false))
 		return;
-	announce_dead(&command, &end);
+	announce(COMMAND_TOPIC_DEAD, &command, &end);
 	compensate(&command);
 	saga_continue(&command, "dead");
 }
@@ -594,7 +574,8 @@ command_dead(const Message *message, const char *error, int sqlerrcode)
 /* ---- Handing in ---- */
 
 /*
- * Makes the subscription unless there is one.  Its cursor begins before the
+ * Makes the subscription unless there is one.  A saga's commands come one by one:
+ * a lingering delivery would make each of them late.  Its cursor begins before the
  * transactions that are in progress, this one too.
  */
 static void
@@ -607,7 +588,7 @@ make_subscription(void)
 	engine_lock(ENGINE_LOCK_SUBSCRIPTION, 0, ExclusiveLock, true);
 	if (subscription_find_name(COMMAND_SUBSCRIPTION))
 		return;
-	options = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
+	options = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{\"linger\": \"0\"}")));
 	options = subscription_options_complete(SINK_KIND_COMMAND, options);
 	cursor_start(&start, "start", "now");
 	subscribe(COMMAND_SUBSCRIPTION, topics, lengthof(topics), "command", options,
@@ -716,6 +697,9 @@ inventory_submit(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s must not be NULL", "arguments")));
+	outbox_check(PG_ARGISNULL(6) ? NULL : PG_GETARG_TEXT_PP(6),
+				 VARSIZE(PG_GETARG_JSONB_P(1)) +
+				 (PG_ARGISNULL(5) ? 0 : VARSIZE(PG_GETARG_JSONB_P(5))));
 	request_make(&request, fcinfo, OPERATION_SUBMIT, 2);
 	values[0] = ObjectIdGetDatum(GetUserId());
 	take_argument(fcinfo, 0, values, nulls, 1);
@@ -746,6 +730,7 @@ inventory_saga(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s must not be NULL", "commands")));
+	outbox_check(NULL, VARSIZE(PG_GETARG_JSONB_P(0)));
 	request_make(&request, fcinfo, OPERATION_SAGA, 1);
 	values[0] = ObjectIdGetDatum(GetUserId());
 	values[1] = PG_GETARG_DATUM(0);
@@ -756,51 +741,32 @@ inventory_saga(PG_FUNCTION_ARGS)
 
 /* ---- Cancelling and retrying ---- */
 
-/*
- * command_retry(before, message_id): makes due what has failed and was to be
- * executed before a time, or the one command.
- */
+/* command_retry(before): makes due what has failed and was to be executed before. */
 Datum
 inventory_command_retry(PG_FUNCTION_ARGS)
 {
 	static Statement statement = {
-		"UPDATE inventory.parked_message p SET due_at = $4"
-		" WHERE p.subscription_id = $1 AND p.due_at > $4"
-		" AND (p.number = $3 AND p.state IN ('retry', 'delayed') OR p.state = 'retry'"
-		"  AND greatest(p.created_at, (p.payload ->> 'not_before')::timestamptz) <= $2)",
-		4, {INT4OID, TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID}
+		"UPDATE inventory.parked_message p SET due_at = $3"
+		" WHERE p.subscription_id = $1 AND p.due_at > $3 AND p.state = 'retry'"
+		" AND greatest(p.created_at, (p.payload ->> 'not_before')::timestamptz) <= $2",
+		3, {INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 	};
 	Subscription *subscription = subscription_find_name(COMMAND_SUBSCRIPTION);
-	Datum		values[4];
-	char		nulls[5] = "    ";
+	Datum		values[3];
 	int64		count;
 
 	if (subscription == NULL)
 		PG_RETURN_INT64(0);
 	subscription_lock(subscription->subscription_id, ExclusiveLock);
 	values[0] = Int32GetDatum(subscription->subscription_id);
-	take_argument(fcinfo, 0, values, nulls, 1);
-	take_argument(fcinfo, 1, values, nulls, 2);
-	values[3] = TimestampTzGetDatum(clock_time());
+	values[1] = PG_GETARG_DATUM(0);
+	values[2] = TimestampTzGetDatum(clock_time());
 	query_begin();
-	count = (int64) query_run(&statement, values, nulls);
+	count = (int64) query_run(&statement, values, NULL);
 	query_end();
 	if (count > 0)
 		subscription_changed(subscription, NULL);
 	PG_RETURN_INT64(count);
-}
-
-static void
-retry_one(int64 message_id)
-{
-	static Statement statement = {
-		"SELECT inventory.command_retry(NULL, $1)", 1, {INT8OID}
-	};
-	Datum		values[1] = {Int64GetDatum(message_id)};
-
-	query_begin();
-	query_run(&statement, values, NULL);
-	query_end();
 }
 
 typedef struct Found
@@ -890,15 +856,14 @@ cancel(int64 message_id)
 				 errmsg("command " INT64_FORMAT " was submitted by another role", message_id)));
 	if (found.message.payload == NULL)
 		return refuse_finished(&found);
-	if (strcmp(found.state, "parked") == 0)
-		retry_one(message_id);
 	command_read(&command, &found.message);
 	end.attempts = found.message.attempts;
-	if (!result_insert(&command, &end))
+	if (!result_insert(&command, &end, true))
 	{
 		find_command(message_id, &found);
 		return refuse_finished(&found);
 	}
+	announce(COMMAND_TOPIC_CANCELLED, &command, &end);
 	saga_continue(&command, "cancelled");
 	return true;
 }
@@ -908,6 +873,15 @@ inventory_cancel(PG_FUNCTION_ARGS)
 {
 	inventory_check_writable("cancel");
 	PG_RETURN_BOOL(cancel(call_int64(fcinfo, 0, "message_id")));
+}
+
+int64
+command_cancelled(const Message *message)
+{
+	if (strcmp(message->topic, COMMAND_TOPIC_CANCELLED) != 0 ||
+		message->payload == NULL || !JB_ROOT_IS_OBJECT(message->payload))
+		return 0;
+	return field_int64(message->payload, "message_id");
 }
 
 /* ---- Old results ---- */

@@ -18,6 +18,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "common/controldata_utils.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
 #include "storage/latch.h"
@@ -48,6 +49,7 @@ StaticAssertDecl(sizeof(Bell) == PG_CACHE_LINE_SIZE,
 typedef struct DeliveriesShared
 {
 	pg_atomic_uint32 changes;	/* of the bells' databases */
+	bool		crashed;		/* the server has not been shut down properly */
 	DeliverySlot slots[FLEXIBLE_ARRAY_MEMBER];
 } DeliveriesShared;
 
@@ -94,6 +96,19 @@ delivery_shmem_request_locks(void)
 	RequestNamedLWLockTranche(DELIVERY_TRANCHE, 1);
 }
 
+/* At the start of the postmaster, and when it starts anew after a crash. */
+static bool
+server_has_crashed(void)
+{
+	bool		valid;
+	ControlFileData *control = get_controlfile(DataDir, &valid);
+	bool		clean = valid && (control->state == DB_SHUTDOWNED ||
+								  control->state == DB_SHUTDOWNED_IN_RECOVERY);
+
+	pfree(control);
+	return !clean;
+}
+
 void
 delivery_shmem_init(void)
 {
@@ -106,6 +121,7 @@ delivery_shmem_init(void)
 	if (found)
 		return;
 	memset(shared, 0, slots_size());
+	shared->crashed = server_has_crashed();
 	pg_atomic_init_u32(&shared->changes, 0);
 	for (int i = 0; i < delivery_max; i++)
 	{
@@ -164,6 +180,7 @@ delivery_slot_take(Oid database, int subscription_id, int slice)
 	slot->database = database;
 	slot->subscription_id = subscription_id;
 	slot->slice = slice;
+	slot->clean = !shared->crashed;
 	return index;
 }
 

@@ -57,9 +57,15 @@
  * have been committed by a session that rang no bell. */
 #define POLL_MS 5000
 
+/* Between two looks at the size of the cursors' journal. */
+#define JOURNAL_LOOK_US USECS_PER_SEC
+
 /* A sink that is down. */
 #define SINK_BACKOFF_MIN_MS 100
 #define SINK_BACKOFF_MAX_MS 60000
+
+/* For so long messages are handled in one transaction. */
+#define ROUND_US (50 * 1000)
 
 /* After so long a process was not a failure from the start. */
 #define HEALTHY_MS 60000
@@ -92,6 +98,7 @@ static int64 suspect_position = 0;
 static char suspect_error[DELIVERY_ERROR_LENGTH];
 static bool preparing = false;
 static int	failures_in_row = 0;
+static int64 my_generation = 0; /* of the slot when it was loaded */
 static TimestampTz last_window = 0;
 
 PGDLLEXPORT pg_noreturn void inventory_delivery_main(Datum main_arg);
@@ -275,8 +282,7 @@ static void
 unload(void)
 {
 	handler = NULL;
-	if (loaded)
-		delivery_unload(&delivery);
+	delivery_unload(&delivery);
 	loaded = false;
 }
 
@@ -290,10 +296,12 @@ leave(void)
 static void
 load(void)
 {
+	MemoryContextSwitchTo(TopMemoryContext);
 	loaded = delivery_load(&delivery, my_subscription, my_slice);
 	if (!loaded || !delivery.subscription->active)
 		leave();
 	delivery_claim_latch(my_index, delivery.subscription->interest);
+	my_generation = MY_SLOT->generation;
 	if (careful == CAREFUL_UNKNOWN)
 		careful = delivery.subscription->batch;
 }
@@ -413,35 +421,45 @@ settle(DeliveryItem *items, int count)
 	}
 	if (alone > 0 && count > 0)
 		alone--;
-	delivery_flush(&delivery);
 }
 
-/* A sink in the database: all in one transaction.  Returns how many. */
+/*
+ * A sink in the database: all in one transaction, which goes on for a while when
+ * there is much, so that a commit is worth it.  Returns how many.
+ */
 static int
 round_inside(DeliveryItem *items)
 {
 	TimestampTz started = GetCurrentTimestamp();
 	int			count;
+	int			handled = 0;
 
 	(void) begin();
-	count = take(items, false);
-	if (careful > 0 && count > 0)
+	do
 	{
-		mark(items, count);
-		delivery_flush(&delivery);
-		commit();
-		if (!begin())
+		MemoryContextReset(batch_context);
+		count = take(items, false);
+		if (careful > 0 && count > 0)
 		{
+			mark(items, count);
+			delivery_flush(&delivery);
 			commit();
-			return count;
+			if (!begin())
+			{
+				commit();
+				return count;
+			}
 		}
-	}
-	handler_run(handler, items, count);
-	settle(items, count);
+		handler_run(handler, items, count);
+		settle(items, count);
+		handled += count;
+	} while (count > 0 && careful == 0 && alone == 0 &&
+			 GetCurrentTimestamp() - started < ROUND_US);
+	delivery_flush(&delivery);
 	commit();
 	show_progress(GetCurrentTimestamp() - started);
 	failures_in_row = 0;
-	return count;
+	return handled;
 }
 
 /* What the sink as a whole has said; returns how long to leave it alone. */
@@ -491,7 +509,10 @@ round_outside(DeliveryItem *items, int64 *wait_ms)
 	sink_outcomes(delivery.subscription, messages, sent, items, count, &result);
 
 	if (begin())
+	{
 		settle(items, count);
+		delivery_flush(&delivery);
+	}
 	commit_lazily();
 	show_progress(GetCurrentTimestamp() - started);
 	*wait_ms = judge(&result);
@@ -522,10 +543,30 @@ finish(void)
 {
 	if (!has_finished())
 		return;
-	(void) begin();
+	/* Unless it has just been changed. */
+	if (!begin())
+	{
+		commit();
+		return;
+	}
 	subscription_finish(my_subscription);
 	commit();
 	leave();
+}
+
+/* The database's worker does that, too, but too seldom for one that is busy. */
+static void
+keep_journal_short(void)
+{
+	static TimestampTz looked_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (now - looked_at >= 0 && now - looked_at < JOURNAL_LOOK_US)
+		return;
+	looked_at = now;
+	(void) begin();
+	(void) cursor_maintain();
+	commit();
 }
 
 static int64
@@ -598,7 +639,10 @@ deliver(void)
 	pgstat_report_activity(STATE_IDLE, NULL);
 	if (wait > 0)
 		return wait;
-	return count == 0 ? idle() : 0;
+	if (count == 0)
+		return idle();
+	keep_journal_short();
+	return 0;
 }
 
 /* ---- Errors ---- */
@@ -690,6 +734,9 @@ pause_for(int64 wait, uint32 wait_event)
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 left, wait_event);
 		ResetLatch(MyLatch);
+		/* Somebody has changed something: perhaps what was wrong. */
+		if (MY_SLOT->generation != my_generation)
+			return;
 		/* A sink that is down stays so, whatever is published. */
 		if (failures_in_row == 0 && delivery_has_work(my_index))
 			end = Min(end, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),

@@ -4,7 +4,8 @@
  *		The engine's own messages: what they are about and what they say.
  *
  * They are published by the transaction that does what they tell, so there is
- * one if and only if it has been done.  docs/outbox.md describes them.
+ * one if and only if it has been done; docs/engine_message.md describes them.  An
+ * older version of the extension has nowhere to put them, and goes on without.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,6 +32,12 @@
 /* As message_time() writes it. */
 #define SQL_TIME(at) \
 	"rtrim(rtrim(to_char(" at " AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US'), '0'), '.') || 'Z'"
+
+static bool
+can_publish(void)
+{
+	return OidIsValid(catalog_relations()->outbox_segment);
+}
 
 static Datum *
 make_column(int count)
@@ -72,7 +79,7 @@ engine_message_expired(const ExpiredLine *lines, int count)
 	Datum		values[4];
 	uint64		messages;
 
-	if (count == 0)
+	if (count == 0 || !can_publish())
 		return;
 	for (int column = 0; column < 4; column++)
 		columns[column] = make_column(count);
@@ -109,10 +116,13 @@ engine_message_adjusted(const Adjustment *adjustment)
 {
 	const Codes *codes = adjustment->codes;
 	const EventNote *note = adjustment->note;
-	char	   *key = psprintf("%s@%s", text_to_cstring(codes->sku),
-							   text_to_cstring(codes->location));
+	char	   *key;
 	JsonObject	object;
 
+	if (!can_publish())
+		return;
+	key = psprintf("%s@%s", text_to_cstring(codes->sku),
+				   text_to_cstring(codes->location));
 	json_object_begin(&object);
 	json_object_number(&object, "event_id", adjustment->event_id);
 	json_object_string(&object, "type", event_type_name(adjustment->type));
@@ -120,7 +130,7 @@ engine_message_adjusted(const Adjustment *adjustment)
 	json_object_text(&object, "location", codes->location);
 	json_object_text(&object, "lot", codes->lot);
 	json_object_text(&object, "condition", codes->condition);
-	json_object_number(&object, "delta", adjustment->delta);
+	json_object_number(&object, "on_hand_delta", adjustment->on_hand_delta);
 	if (adjustment->type == EVENT_COUNT)
 	{
 		json_object_number(&object, "expected", adjustment->expected);
@@ -178,7 +188,7 @@ engine_message_crossed(const Crossing *crossings, int count)
 	Datum		values[1];
 	uint64		messages;
 
-	if (count == 0)
+	if (count == 0 || !can_publish())
 		return;
 	items = make_column(count);
 	for (int i = 0; i < count; i++)

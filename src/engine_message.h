@@ -27,7 +27,7 @@ typedef struct Adjustment
 	int64		event_id;
 	EventType	type;			/* adjust or count */
 	const Codes *codes;
-	int64		delta;
+	int64		on_hand_delta;
 	int64		expected;		/* of a count */
 	int64		counted;
 	const EventNote *note;

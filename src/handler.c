@@ -30,6 +30,7 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "parser/parse_func.h"
+#include "postmaster/bgworker.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -242,7 +243,7 @@ chunk_run(Handler *handler, DeliveryItem *items, int count)
 static void
 timeout_begin(const Handler *handler, bool *running)
 {
-	*running = IsBackgroundWorker && handler->subscription->timeout > 0;
+	*running = MyBgworkerEntry != NULL && handler->subscription->timeout > 0;
 	if (*running)
 		enable_timeout_after(STATEMENT_TIMEOUT,
 							 (int) Min(handler->subscription->timeout, INT_MAX));
@@ -313,12 +314,18 @@ is_conflict(int sqlerrcode)
 		sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
 }
 
-/* It is no use to try again. */
-static bool
-is_final(const Handler *handler, int sqlerrcode)
+/* Whether a message that has failed is tried again. */
+static Outcome
+failure(const Handler *handler, const Message *message, int sqlerrcode)
 {
-	return handler->subscription->kind == SINK_KIND_COMMAND ?
-		command_error_is_final(sqlerrcode) : sqlerrcode == ERRCODE_IV_MESSAGE_REFUSED;
+	bool		command = handler->subscription->kind == SINK_KIND_COMMAND;
+
+	if (command ? command_error_is_final(sqlerrcode) : sqlerrcode == ERRCODE_IV_MESSAGE_REFUSED)
+		return OUTCOME_DEAD;
+	/* Somebody is just cancelling it, and nobody knows for how long. */
+	if (command && sqlerrcode == ERRCODE_OBJECT_IN_USE)
+		return OUTCOME_RETRY;
+	return delivery_failure(handler->subscription, message);
 }
 
 static void
@@ -337,8 +344,7 @@ handle_alone(Handler *handler, DeliveryItem *item)
 	if (!handler_is_message_error(error.sqlerrcode))
 		ereport(ERROR,
 				(errcode(error.sqlerrcode), errmsg_internal("%s", error.message)));
-	item->outcome = is_final(handler, error.sqlerrcode) ? OUTCOME_DEAD :
-		delivery_failure(handler->subscription, &item->message);
+	item->outcome = failure(handler, &item->message, error.sqlerrcode);
 	item->error = error.message;
 	item->sqlerrcode = error.sqlerrcode;
 }

@@ -385,7 +385,7 @@ movement_tell(const Movement *movements, int count, const text *actor)
 				.event_id = movement->event_id,
 				.type = movement->type,
 				.codes = &movement->codes,
-				.delta = movement->on_hand_delta,
+				.on_hand_delta = movement->on_hand_delta,
 				.expected = movement->expected,
 				.counted = movement->quantity,
 				.note = movement->note,

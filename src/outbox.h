@@ -17,7 +17,11 @@ extern int	outbox_segment_size;	/* kilobytes */
 extern int	outbox_retention;	/* seconds */
 extern int	outbox_max_message_size;	/* bytes */
 
-/* A message of the engine's own; returns its number. */
+/* An error if the key (or NULL) is too long, or the content too large. */
+extern void outbox_check(const text *key, size_t size);
+
+/* A message of the engine's own; returns its number, or 0 in a database with an
+ * older version of the extension, which has no messages. */
 extern int64 outbox_append(const char *topic, const char *key, Jsonb *payload);
 
 /* The table of a segment, 0 to OUTBOX_SEGMENTS - 1. */

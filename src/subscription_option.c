@@ -59,7 +59,7 @@ static const OptionRule rules[] = {
 	{"backoff", OPTION_DURATION, OF_ALL, 1, DAY_MS, "1 second", FIELD(backoff)},
 	{"backoff_cap", OPTION_DURATION, OF_ALL, 1, 30 * DAY_MS, "1 hour", FIELD(backoff_cap)},
 	{"timeout", OPTION_DURATION, OF_ALL, 1, DAY_MS, "30 seconds", FIELD(timeout)},
-	{"linger", OPTION_DURATION, OF_ALL, 0, MINUTE_MS, "50 ms", FIELD(linger)},
+	{"linger", OPTION_DURATION, OF_ALL, 0, MINUTE_MS, "20 ms", FIELD(linger)},
 	{"park_limit", OPTION_INTEGER, OF_ALL, 1, 10000000, "10000", FIELD(park_limit)},
 };
 

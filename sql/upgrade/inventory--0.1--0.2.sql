@@ -25,6 +25,7 @@ ALTER TABLE inventory.stock
 	ADD COLUMN snapshot_count bigint,
 	ADD COLUMN recorded_from timestamptz,
 	ADD COLUMN recorded_until timestamptz,
+	ADD COLUMN is_short boolean,
 	DROP CONSTRAINT stock_on_hand_not_negative,
 	DROP CONSTRAINT stock_reserved_not_negative,
 	DROP CONSTRAINT stock_committed_not_negative,
@@ -72,6 +73,8 @@ COMMENT ON COLUMN inventory.stock.recorded_from IS 'Earliest recorded_at of the 
 
 COMMENT ON COLUMN inventory.stock.recorded_until IS 'Latest recorded_at of all projected events.';
 
+COMMENT ON COLUMN inventory.stock.is_short IS 'Whether the last message about it was a shortage; NULL before the first tick. Of other conditions than good there are none.';
+
 -- While a dump is being loaded the foreign keys are not there: pg_restore -j
 -- loads the tables of an extension in any order.  post_restore() makes them.
 CREATE FUNCTION inventory.make_foreign_keys() RETURNS void
@@ -107,6 +110,865 @@ COMMENT ON FUNCTION inventory.check_location_parent() IS 'Trigger: the location 
 
 CREATE TRIGGER check_location_parent AFTER INSERT OR DELETE OR UPDATE OF location_id, parent_id ON inventory.location
 	FOR EACH ROW EXECUTE FUNCTION inventory.check_location_parent();
+
+-- The outbox: messages that transactions have published, append-only, in a ring
+-- of tables.  A table of the ring is emptied as a whole when nobody needs its
+-- messages any more, so nothing is ever updated, deleted or vacuumed.
+--
+-- Numbers of messages and events come from one sequence, so that a subscriber
+-- of both has them in one order.
+
+CREATE TABLE inventory.outbox (
+	message_id bigint NOT NULL DEFAULT nextval('inventory.event_event_id_seq'),
+	topic text COLLATE "C" NOT NULL,
+	key text COLLATE "C",
+	payload jsonb,
+	headers jsonb,
+	created_at timestamptz NOT NULL DEFAULT inventory.transaction_time(),
+	xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+	segment smallint NOT NULL
+) PARTITION BY LIST (segment);
+
+COMMENT ON TABLE inventory.outbox IS
+'Messages that have been published, append-only, until every subscription has passed them and inventory.outbox_retention is over.';
+
+COMMENT ON COLUMN inventory.outbox.message_id IS 'Number of the message, from the same sequence as events.';
+
+COMMENT ON COLUMN inventory.outbox.topic IS 'What it is about; what subscriptions choose by.';
+
+COMMENT ON COLUMN inventory.outbox.key IS 'Messages with the same key are delivered in order; NULL: in any.';
+
+COMMENT ON COLUMN inventory.outbox.payload IS 'The content.';
+
+COMMENT ON COLUMN inventory.outbox.headers IS 'A JSON object of strings that goes with it.';
+
+COMMENT ON COLUMN inventory.outbox.created_at IS 'The start of the publishing transaction.';
+
+COMMENT ON COLUMN inventory.outbox.xid IS 'The publishing transaction.';
+
+COMMENT ON COLUMN inventory.outbox.segment IS 'Which table of the ring it is in.';
+
+-- Rows that logical replication brings are refused, too: their transactions
+-- are those of another server.
+CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inventory.outbox
+	FOR EACH STATEMENT EXECUTE FUNCTION inventory.engine_only();
+
+CREATE TRIGGER engine_only_row BEFORE INSERT ON inventory.outbox
+	FOR EACH ROW EXECUTE FUNCTION inventory.engine_only();
+
+ALTER TABLE inventory.outbox ENABLE ALWAYS TRIGGER engine_only_row;
+
+DO $$
+DECLARE
+	col record;
+BEGIN
+	FOR n IN 0..7 LOOP
+		EXECUTE format('CREATE TABLE inventory.outbox_%1$s PARTITION OF inventory.outbox FOR VALUES IN (%1$s)
+			WITH (fillfactor = 100, autovacuum_enabled = off, toast.autovacuum_enabled = off)', n);
+		EXECUTE format('CREATE INDEX outbox_%1$s_xid_idx ON inventory.outbox_%1$s (xid)', n);
+		EXECUTE format('COMMENT ON TABLE inventory.outbox_%1$s IS %2$L', n, 'A table of the ring of messages.');
+		EXECUTE format('COMMENT ON INDEX inventory.outbox_%1$s_xid_idx IS %2$L', n, 'Query: the messages of a range of transactions (delivery).');
+		EXECUTE format('CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inventory.outbox_%1$s
+			FOR EACH STATEMENT EXECUTE FUNCTION inventory.engine_only()', n);
+		EXECUTE format('ALTER TABLE inventory.outbox_%1$s ENABLE ALWAYS TRIGGER engine_only_row', n);
+		FOR col IN
+			SELECT a.attname, col_description(a.attrelid, a.attnum) AS comment FROM pg_attribute a
+			WHERE a.attrelid = 'inventory.outbox'::regclass AND a.attnum > 0
+		LOOP
+			EXECUTE format('COMMENT ON COLUMN inventory.outbox_%s.%I IS %L', n, col.attname, col.comment);
+		END LOOP;
+	END LOOP;
+END
+$$;
+
+-- Not dumped: post_restore() derives it from the tables.
+CREATE TABLE inventory.outbox_segment (
+	segment smallint NOT NULL CONSTRAINT outbox_segment_pkey PRIMARY KEY,
+	state text NOT NULL CONSTRAINT outbox_segment_state_check CHECK (state IN ('free', 'current', 'closed')),
+	opened_at timestamptz,
+	closed_at timestamptz
+);
+
+COMMENT ON TABLE inventory.outbox_segment IS 'The state of the ring of tables that messages are in. Read the view outbox_ring.';
+
+COMMENT ON COLUMN inventory.outbox_segment.segment IS 'Which table of the ring: outbox_0 to outbox_7.';
+
+COMMENT ON COLUMN inventory.outbox_segment.state IS 'current: it takes messages; closed: it is full or old enough; free: it has been emptied.';
+
+COMMENT ON COLUMN inventory.outbox_segment.opened_at IS 'When it began to take messages.';
+
+COMMENT ON COLUMN inventory.outbox_segment.closed_at IS 'When it ceased to take messages.';
+
+COMMENT ON INDEX inventory.outbox_segment_pkey IS 'Query: none; no table is twice in the ring.';
+
+INSERT INTO inventory.outbox_segment (segment, state, opened_at)
+SELECT n, CASE n WHEN 0 THEN 'current' ELSE 'free' END, CASE n WHEN 0 THEN clock_timestamp() END
+FROM generate_series(0, 7) n;
+
+CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inventory.outbox_segment
+	FOR EACH STATEMENT EXECUTE FUNCTION inventory.engine_only();
+
+CREATE FUNCTION inventory.publish(topic text, key text, payload jsonb, headers jsonb DEFAULT NULL) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'inventory_publish';
+
+REVOKE ALL ON FUNCTION inventory.publish(text, text, jsonb, jsonb) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.publish(text, text, jsonb, jsonb) IS
+'Publishes a message with the transaction: subscriptions of its topic get it after commit, those with the same key in order. The topic is words of letters, digits, _ and - with dots between them; those that begin with "inventory." are the engine''s. Headers are a JSON object of strings. Returns the number of the message. Errors: IV023 for a topic, key or headers that cannot be, 54000 above inventory.max_message_size.';
+
+CREATE FUNCTION inventory.topic_interest(topics text[]) RETURNS bigint
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_topic_interest';
+
+REVOKE ALL ON FUNCTION inventory.topic_interest(text[]) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.topic_interest(text[]) IS
+'The engine''s own: what can match one of some patterns, as bits: the types of events in their order from bit 0, and bit 31 for messages that are not events.';
+
+-- Transactions are compared as signed numbers, so those of restored messages,
+-- from 2^63 on, are before all others; see restore.sql.
+CREATE FUNCTION inventory.unread_by(log regclass) RETURNS text[]
+	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+	parent constant regclass := (SELECT i.inhparent::regclass FROM pg_inherits i WHERE i.inhrelid = log);
+	of_events constant boolean := parent = 'inventory.event'::regclass;
+	statement constant text := format(
+		'SELECT EXISTS (SELECT FROM %s v
+			WHERE (v.xid >= $1 AND (v.xid < ''9223372036854775808'' OR $1 >= ''9223372036854775808'')
+					OR v.xid < ''9223372036854775808'' AND $1 >= ''9223372036854775808'')
+				AND NOT inventory.included(v.xid, $2) %s)',
+		log, CASE WHEN of_events THEN 'AND v.type = ANY ($3)' END);
+	cursor record;
+	unread boolean;
+	result text[];
+BEGIN
+	IF of_events IS NULL OR parent NOT IN ('inventory.event'::regclass, 'inventory.outbox'::regclass) THEN
+		RAISE EXCEPTION '"%" is neither a table of messages nor a partition of events', log
+			USING ERRCODE = 'wrong_object_type';
+	END IF;
+	FOR cursor IN
+		SELECT s.name, coalesce(c.after, '9223372036854775811:9223372036854775811:') AS after, i.interest,
+			ARRAY(SELECT t FROM unnest(enum_range(NULL::inventory.event_type)) WITH ORDINALITY e(t, n)
+				WHERE (i.interest >> (n - 1)::integer) & 1 = 1) AS types
+		FROM inventory.subscription s
+		LEFT JOIN inventory.cursors() c USING (subscription_id)
+		CROSS JOIN LATERAL inventory.topic_interest(s.topics) i(interest)
+		WHERE s.state <> 'finished'
+		ORDER BY s.name, c.slice
+	LOOP
+		CONTINUE WHEN cursor.name = ANY (result)
+			OR CASE WHEN of_events THEN cursor.types = '{}' ELSE (cursor.interest >> 31) & 1 = 0 END;
+		EXECUTE statement INTO unread USING pg_snapshot_xmin(cursor.after), cursor.after, cursor.types;
+		IF unread THEN
+			result := result || cursor.name;
+		END IF;
+	END LOOP;
+	RETURN result;
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.unread_by(regclass) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.unread_by(regclass) IS
+'The subscriptions that have not passed all that they want of a table of the ring of messages, or of an event partition; NULL: none.';
+
+CREATE FUNCTION inventory.empty_segment(segment smallint) RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	EXECUTE format('TRUNCATE inventory.outbox_%s', segment);
+	UPDATE inventory.outbox_segment s SET state = 'free', opened_at = NULL, closed_at = NULL
+	WHERE s.segment = empty_segment.segment;
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.empty_segment(smallint) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.empty_segment(smallint) IS
+'The engine''s own: empties a table of the ring of messages.';
+
+CREATE VIEW inventory.outbox_ring AS
+SELECT s.segment, s.state, pg_stat_get_live_tuples(t.oid) AS messages, pg_table_size(t.oid) AS bytes,
+	s.opened_at, s.closed_at, u.subscriptions,
+	CASE
+		WHEN s.state <> 'closed' THEN NULL
+		WHEN s.closed_at > inventory.clock_time() - current_setting('inventory.outbox_retention')::interval
+			THEN 'inventory.outbox_retention'
+		WHEN u.subscriptions IS NOT NULL THEN 'subscriptions'
+		ELSE 'transactions'
+	END AS held_by
+FROM inventory.outbox_segment s
+JOIN pg_class t ON t.oid = to_regclass('inventory.outbox_' || s.segment)
+CROSS JOIN LATERAL inventory.unread_by(t.oid::regclass) u(subscriptions);
+
+COMMENT ON VIEW inventory.outbox_ring IS 'The tables that messages are in, and why each is not emptied yet.';
+
+COMMENT ON COLUMN inventory.outbox_ring.segment IS 'Which table of the ring: outbox_0 to outbox_7.';
+
+COMMENT ON COLUMN inventory.outbox_ring.state IS 'current: it takes messages; closed: it is full or old enough; free: it has been emptied.';
+
+COMMENT ON COLUMN inventory.outbox_ring.messages IS 'About how many messages it has.';
+
+COMMENT ON COLUMN inventory.outbox_ring.bytes IS 'Its size.';
+
+COMMENT ON COLUMN inventory.outbox_ring.opened_at IS 'When it began to take messages.';
+
+COMMENT ON COLUMN inventory.outbox_ring.closed_at IS 'When it ceased to take messages.';
+
+COMMENT ON COLUMN inventory.outbox_ring.subscriptions IS 'The subscriptions that have not passed all of its messages.';
+
+COMMENT ON COLUMN inventory.outbox_ring.held_by IS 'What a closed one waits for: the retention, the subscriptions, or transactions: ones that use the table, or the next maintenance.';
+
+SELECT pg_extension_config_dump('inventory.outbox_0', '');
+
+SELECT pg_extension_config_dump('inventory.outbox_1', '');
+
+SELECT pg_extension_config_dump('inventory.outbox_2', '');
+
+SELECT pg_extension_config_dump('inventory.outbox_3', '');
+
+SELECT pg_extension_config_dump('inventory.outbox_4', '');
+
+SELECT pg_extension_config_dump('inventory.outbox_5', '');
+
+SELECT pg_extension_config_dump('inventory.outbox_6', '');
+
+SELECT pg_extension_config_dump('inventory.outbox_7', '');
+
+-- Where external sinks are and how to get in: foreign servers and user mappings
+-- of four foreign data wrappers, which have no handler, only the check of their
+-- options.
+
+CREATE FUNCTION inventory.http_validator(options text[], catalog oid) RETURNS void
+	LANGUAGE c STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_http_validator';
+
+REVOKE ALL ON FUNCTION inventory.http_validator(text[], oid) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.http_validator(text[], oid) IS
+'The engine''s own: checks the options of a server or user mapping of inventory_http.';
+
+CREATE FUNCTION inventory.rabbitmq_validator(options text[], catalog oid) RETURNS void
+	LANGUAGE c STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_rabbitmq_validator';
+
+REVOKE ALL ON FUNCTION inventory.rabbitmq_validator(text[], oid) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.rabbitmq_validator(text[], oid) IS
+'The engine''s own: checks the options of a server or user mapping of inventory_rabbitmq.';
+
+CREATE FUNCTION inventory.redis_validator(options text[], catalog oid) RETURNS void
+	LANGUAGE c STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_redis_validator';
+
+REVOKE ALL ON FUNCTION inventory.redis_validator(text[], oid) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.redis_validator(text[], oid) IS
+'The engine''s own: checks the options of a server or user mapping of inventory_redis.';
+
+CREATE FUNCTION inventory.kafka_validator(options text[], catalog oid) RETURNS void
+	LANGUAGE c STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_kafka_validator';
+
+REVOKE ALL ON FUNCTION inventory.kafka_validator(text[], oid) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.kafka_validator(text[], oid) IS
+'The engine''s own: checks the options of a server or user mapping of inventory_kafka.';
+
+CREATE FOREIGN DATA WRAPPER inventory_http VALIDATOR inventory.http_validator;
+
+COMMENT ON FOREIGN DATA WRAPPER inventory_http IS 'Webhooks: messages are posted to a URL.';
+
+CREATE FOREIGN DATA WRAPPER inventory_rabbitmq VALIDATOR inventory.rabbitmq_validator;
+
+COMMENT ON FOREIGN DATA WRAPPER inventory_rabbitmq IS 'RabbitMQ: messages are published to an exchange.';
+
+CREATE FOREIGN DATA WRAPPER inventory_redis VALIDATOR inventory.redis_validator;
+
+COMMENT ON FOREIGN DATA WRAPPER inventory_redis IS 'Redis: messages go to streams or channels, or keep a cache right.';
+
+CREATE FOREIGN DATA WRAPPER inventory_kafka VALIDATOR inventory.kafka_validator;
+
+COMMENT ON FOREIGN DATA WRAPPER inventory_kafka IS 'Kafka: messages are produced to a topic.';
+
+-- Subscriptions: who gets which messages, how far each has come, and what could
+-- not be delivered.
+
+CREATE SEQUENCE inventory.subscription_subscription_id_seq AS integer;
+
+CREATE TABLE inventory.subscription (
+	subscription_id integer NOT NULL DEFAULT nextval('inventory.subscription_subscription_id_seq')
+		CONSTRAINT subscription_pkey PRIMARY KEY,
+	name text COLLATE "C" NOT NULL CONSTRAINT subscription_name_key UNIQUE,
+	owner regrole NOT NULL,
+	topics text[] NOT NULL,
+	sink text NOT NULL,
+	options jsonb NOT NULL,
+	workers integer NOT NULL,
+	state text NOT NULL CONSTRAINT subscription_state_check CHECK (state IN ('active', 'paused', 'finished')),
+	generation bigint NOT NULL,
+	created_at timestamptz NOT NULL
+);
+
+ALTER SEQUENCE inventory.subscription_subscription_id_seq OWNED BY inventory.subscription.subscription_id;
+
+COMMENT ON TABLE inventory.subscription IS 'Which messages go to which sink. Write through the functions; read the view stat_subscription.';
+
+COMMENT ON COLUMN inventory.subscription.subscription_id IS 'Number of the subscription.';
+
+COMMENT ON COLUMN inventory.subscription.name IS 'Its name.';
+
+COMMENT ON COLUMN inventory.subscription.owner IS 'Who has made it; a handler runs as this role.';
+
+COMMENT ON COLUMN inventory.subscription.topics IS 'Patterns of topics.';
+
+COMMENT ON COLUMN inventory.subscription.sink IS 'function, notify, command, or the name of a foreign server.';
+
+COMMENT ON COLUMN inventory.subscription.options IS 'As given, with the defaults filled in.';
+
+COMMENT ON COLUMN inventory.subscription.workers IS 'Number of slices, each with a process and a cursor of its own; a key belongs to one.';
+
+COMMENT ON COLUMN inventory.subscription.state IS 'active, paused, or finished (a replay that has reached its end).';
+
+COMMENT ON COLUMN inventory.subscription.generation IS 'Goes up with every change, so that a delivery process sees it.';
+
+COMMENT ON COLUMN inventory.subscription.created_at IS 'When it was made.';
+
+COMMENT ON INDEX inventory.subscription_pkey IS 'Query: a subscription by its number (delivery).';
+
+COMMENT ON INDEX inventory.subscription_name_key IS 'Query: a subscription by its name.';
+
+CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inventory.subscription
+	FOR EACH STATEMENT EXECUTE FUNCTION inventory.engine_only();
+
+-- Only ever inserted into; the two tables are emptied in turn.
+CREATE TABLE inventory.delivery_cursor (
+	subscription_id integer NOT NULL,
+	slice integer NOT NULL,
+	cursor_no bigint NOT NULL,
+	after pg_snapshot NOT NULL,
+	upto pg_snapshot,
+	last_number bigint NOT NULL,
+	position bigint NOT NULL,
+	epoch integer NOT NULL,
+	timeline integer NOT NULL,
+	since timestamptz,
+	until timestamptz,
+	written_at timestamptz NOT NULL,
+	segment smallint NOT NULL
+) PARTITION BY LIST (segment);
+
+COMMENT ON TABLE inventory.delivery_cursor IS 'How far each subscription has come: the row with the largest cursor_no counts.';
+
+COMMENT ON COLUMN inventory.delivery_cursor.subscription_id IS 'The subscription.';
+
+COMMENT ON COLUMN inventory.delivery_cursor.slice IS 'Which of its slices, from 0.';
+
+COMMENT ON COLUMN inventory.delivery_cursor.cursor_no IS 'Goes up with every row of the slice.';
+
+COMMENT ON COLUMN inventory.delivery_cursor.after IS 'The transactions whose messages have all been delivered or parked.';
+
+COMMENT ON COLUMN inventory.delivery_cursor.upto IS 'The window that is being delivered: the transactions up to here; NULL: none.';
+
+COMMENT ON COLUMN inventory.delivery_cursor.last_number IS 'Within the window, messages up to this number have been delivered or parked.';
+
+COMMENT ON COLUMN inventory.delivery_cursor.position IS 'The position of the last message that was delivered or parked: epoch * 2^40 and a number without gaps.';
+
+COMMENT ON COLUMN inventory.delivery_cursor.epoch IS 'Goes up when positions could be given again: after a failover, seek and restore.';
+
+COMMENT ON COLUMN inventory.delivery_cursor.timeline IS 'The server''s timeline when it was written.';
+
+COMMENT ON COLUMN inventory.delivery_cursor.since IS 'Messages created before this are passed over; NULL: none.';
+
+COMMENT ON COLUMN inventory.delivery_cursor.until IS 'Of a replay: messages created from here on are passed over; NULL: none.';
+
+COMMENT ON COLUMN inventory.delivery_cursor.written_at IS 'When the row was written.';
+
+COMMENT ON COLUMN inventory.delivery_cursor.segment IS 'Which of the two tables it is in.';
+
+CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inventory.delivery_cursor
+	FOR EACH STATEMENT EXECUTE FUNCTION inventory.engine_only();
+
+DO $$
+DECLARE
+	col record;
+BEGIN
+	FOR n IN 0..1 LOOP
+		EXECUTE format('CREATE TABLE inventory.delivery_cursor_%1$s PARTITION OF inventory.delivery_cursor FOR VALUES IN (%1$s)
+			WITH (fillfactor = 100, autovacuum_enabled = off)', n);
+		EXECUTE format('COMMENT ON TABLE inventory.delivery_cursor_%1$s IS %2$L', n, 'One of the two tables of cursors.');
+		EXECUTE format('CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inventory.delivery_cursor_%1$s
+			FOR EACH STATEMENT EXECUTE FUNCTION inventory.engine_only()', n);
+		FOR col IN
+			SELECT a.attname, col_description(a.attrelid, a.attnum) AS comment FROM pg_attribute a
+			WHERE a.attrelid = 'inventory.delivery_cursor'::regclass AND a.attnum > 0
+		LOOP
+			EXECUTE format('COMMENT ON COLUMN inventory.delivery_cursor_%s.%I IS %L', n, col.attname, col.comment);
+		END LOOP;
+	END LOOP;
+END
+$$;
+
+CREATE TABLE inventory.parked_message (
+	subscription_id integer NOT NULL,
+	position bigint NOT NULL,
+	slice integer NOT NULL,
+	state text NOT NULL CONSTRAINT parked_message_state_check CHECK (state IN ('retry', 'delayed', 'deferred', 'dead', 'skipped')),
+	key text COLLATE "C",
+	number bigint NOT NULL,
+	id text NOT NULL,
+	topic text COLLATE "C" NOT NULL,
+	sku text,
+	payload jsonb,
+	headers jsonb,
+	created_at timestamptz NOT NULL,
+	attempts integer NOT NULL,
+	due_at timestamptz,
+	first_failed_at timestamptz,
+	last_failed_at timestamptz,
+	last_error text,
+	CONSTRAINT parked_message_pkey PRIMARY KEY (subscription_id, position)
+);
+
+CREATE INDEX parked_message_due_idx ON inventory.parked_message (subscription_id, slice, due_at) WHERE state IN ('retry', 'delayed');
+
+CREATE INDEX parked_message_key_idx ON inventory.parked_message (subscription_id, key, position) WHERE state IN ('retry', 'deferred');
+
+COMMENT ON TABLE inventory.parked_message IS 'Messages that could not be delivered. Read the views parked and dead_letter.';
+
+COMMENT ON COLUMN inventory.parked_message.subscription_id IS 'The subscription.';
+
+COMMENT ON COLUMN inventory.parked_message.position IS 'The message''s position in it.';
+
+COMMENT ON COLUMN inventory.parked_message.slice IS 'The slice that it belongs to.';
+
+COMMENT ON COLUMN inventory.parked_message.state IS 'retry: failed, and tried again at due_at; delayed: its time has not come; deferred: waits behind one with the same key; dead: given up; skipped: given up by skip().';
+
+COMMENT ON COLUMN inventory.parked_message.key IS 'The message''s key.';
+
+COMMENT ON COLUMN inventory.parked_message.number IS 'Its number in the log.';
+
+COMMENT ON COLUMN inventory.parked_message.id IS 'Its id.';
+
+COMMENT ON COLUMN inventory.parked_message.topic IS 'Its topic.';
+
+COMMENT ON COLUMN inventory.parked_message.sku IS 'The SKU that it is about, if any.';
+
+COMMENT ON COLUMN inventory.parked_message.payload IS 'Its content.';
+
+COMMENT ON COLUMN inventory.parked_message.headers IS 'Its headers.';
+
+COMMENT ON COLUMN inventory.parked_message.created_at IS 'When it was published.';
+
+COMMENT ON COLUMN inventory.parked_message.attempts IS 'How often it has been tried.';
+
+COMMENT ON COLUMN inventory.parked_message.due_at IS 'When it is tried next.';
+
+COMMENT ON COLUMN inventory.parked_message.first_failed_at IS 'When it first failed.';
+
+COMMENT ON COLUMN inventory.parked_message.last_failed_at IS 'When it last failed.';
+
+COMMENT ON COLUMN inventory.parked_message.last_error IS 'Why it last failed.';
+
+COMMENT ON INDEX inventory.parked_message_pkey IS 'Query: a parked message by its position.';
+
+COMMENT ON INDEX inventory.parked_message_due_idx IS 'Query: what is to be tried again next.';
+
+COMMENT ON INDEX inventory.parked_message_key_idx IS 'Query: what waits behind a message of the same key, in order.';
+
+CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inventory.parked_message
+	FOR EACH STATEMENT EXECUTE FUNCTION inventory.engine_only();
+
+-- What a handler is called with.
+CREATE TYPE inventory.message AS (
+	id text,
+	topic text,
+	key text,
+	payload jsonb,
+	headers jsonb,
+	created_at timestamptz,
+	number bigint,
+	position bigint,
+	attempt integer,
+	replayed boolean,
+	subscription text
+);
+
+COMMENT ON TYPE inventory.message IS 'A message as a handler gets it: id and position are the same when it comes again.';
+
+COMMENT ON COLUMN inventory.message.id IS 'Unique, and the same in every subscription.';
+
+COMMENT ON COLUMN inventory.message.topic IS 'What it is about.';
+
+COMMENT ON COLUMN inventory.message.key IS 'Messages with the same key come in order.';
+
+COMMENT ON COLUMN inventory.message.payload IS 'The content.';
+
+COMMENT ON COLUMN inventory.message.headers IS 'What the publisher gave with it.';
+
+COMMENT ON COLUMN inventory.message.created_at IS 'When the publishing transaction began.';
+
+COMMENT ON COLUMN inventory.message.number IS 'Its number in the log.';
+
+COMMENT ON COLUMN inventory.message.position IS 'Its position in the subscription, strictly increasing.';
+
+COMMENT ON COLUMN inventory.message.attempt IS 'How often it has been tried, this time included.';
+
+COMMENT ON COLUMN inventory.message.replayed IS 'Whether it comes from replay().';
+
+COMMENT ON COLUMN inventory.message.subscription IS 'The name of the subscription.';
+
+CREATE FUNCTION inventory.topic_matches(pattern text, topic text) RETURNS boolean
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_topic_matches';
+
+REVOKE ALL ON FUNCTION inventory.topic_matches(text, text) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.topic_matches(text, text) IS
+'Whether a pattern of a subscription matches a topic: "*" stands for one word between dots, "#" for any number of words. An error if it is not a pattern.';
+
+-- The functions run as their caller: whose rights count is who calls.
+
+CREATE FUNCTION inventory.subscribe(name text, topics text[], sink text, options jsonb DEFAULT '{}') RETURNS integer
+	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_subscribe';
+
+REVOKE ALL ON FUNCTION inventory.subscribe(text, text[], text, jsonb) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.subscribe(text, text[], text, jsonb) IS
+'Delivers the messages whose topics match one of the patterns ("*" one word, "#" any number) to a sink: function (option handler: schema.function), notify (option channel), or a foreign server. The caller owns the subscription and needs EXECUTE on the handler or USAGE on the server. Returns its number.';
+
+CREATE FUNCTION inventory.unsubscribe(name text) RETURNS void
+	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_unsubscribe';
+
+REVOKE ALL ON FUNCTION inventory.unsubscribe(text) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.unsubscribe(text) IS
+'Removes a subscription, what is parked and its dead letters.';
+
+CREATE FUNCTION inventory.pause(name text) RETURNS void
+	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_pause';
+
+REVOKE ALL ON FUNCTION inventory.pause(text) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.pause(text) IS
+'Stops delivering a subscription until resume(). What it has not had yet is kept.';
+
+CREATE FUNCTION inventory.resume(name text) RETURNS void
+	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_resume';
+
+REVOKE ALL ON FUNCTION inventory.resume(text) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.resume(text) IS
+'Goes on with a paused subscription, where it was; an error if its sink is gone or its owner may not use it any more.';
+
+CREATE FUNCTION inventory.seek(name text, "to" text) RETURNS void
+	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_seek';
+
+REVOKE ALL ON FUNCTION inventory.seek(text, text) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.seek(text, text) IS
+'Moves a subscription: to earliest (everything that is kept), now, or the messages since a time. What is parked stays parked. Positions go on higher than all before.';
+
+CREATE FUNCTION inventory.skip(name text, "position" bigint) RETURNS void
+	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_skip';
+
+REVOKE ALL ON FUNCTION inventory.skip(text, bigint) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.skip(text, bigint) IS
+'Gives a parked message up, so that those behind it with the same key go on. It is among the dead letters then.';
+
+CREATE FUNCTION inventory.redrive(name text, "position" bigint DEFAULT NULL) RETURNS bigint
+	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_redrive';
+
+REVOKE ALL ON FUNCTION inventory.redrive(text, bigint) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.redrive(text, bigint) IS
+'Tries dead messages again, at once and with as many attempts as a new one: all of the subscription, or the one at a position, which may also be a skipped or a parked one. Returns how many.';
+
+CREATE FUNCTION inventory.discard(name text, "position" bigint DEFAULT NULL) RETURNS bigint
+	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_discard';
+
+REVOKE ALL ON FUNCTION inventory.discard(text, bigint) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.discard(text, bigint) IS
+'Removes dead letters: all of the subscription, or the one at a position. Returns how many.';
+
+CREATE FUNCTION inventory.replay(name text, sink text, since timestamptz, until timestamptz DEFAULT NULL, options jsonb DEFAULT '{}') RETURNS text
+	LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_replay';
+
+REVOKE ALL ON FUNCTION inventory.replay(text, text, timestamptz, timestamptz, jsonb) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.replay(text, text, timestamptz, timestamptz, jsonb) IS
+'Delivers the messages of a subscription once more, those published from since until before until (NULL: now), to another sink or the same, marked as replayed. The subscription itself goes on. Returns the name of the one that does it; it is finished when all has been delivered.';
+
+-- Where each subscription is.
+CREATE FUNCTION inventory.cursors() RETURNS SETOF inventory.delivery_cursor
+	LANGUAGE c VOLATILE ROWS 10 SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_cursors';
+
+REVOKE ALL ON FUNCTION inventory.cursors() FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.cursors() IS
+'The rows of delivery_cursor that count: the latest of each slice of each subscription, as committed now.';
+
+-- Payloads are shown to the owner of the subscription, and to that of the
+-- extension; superusers have all roles.
+CREATE FUNCTION inventory.may_read(owner regrole) RETURNS boolean
+	LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT pg_has_role(owner::oid, 'USAGE')
+		OR pg_has_role((SELECT x.extowner FROM pg_extension x WHERE x.extname = 'inventory'), 'USAGE')
+$$;
+
+REVOKE ALL ON FUNCTION inventory.may_read(regrole) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.may_read(regrole) IS
+'The engine''s own: whether the caller sees the messages of an owner''s subscriptions.';
+
+CREATE VIEW inventory.parked WITH (security_barrier) AS
+SELECT s.name AS subscription, p.position, p.state, p.key, p.topic, p.attempts, p.due_at,
+	p.first_failed_at, p.last_failed_at, p.last_error, p.id, p.created_at, p.payload, p.headers
+FROM inventory.parked_message p
+JOIN inventory.subscription s USING (subscription_id)
+WHERE p.state IN ('retry', 'delayed', 'deferred') AND inventory.may_read(s.owner);
+
+COMMENT ON VIEW inventory.parked IS 'Messages that are to be delivered later: after a failure, or behind one with the same key. Of the caller''s subscriptions; all for the owner of the extension.';
+
+CREATE VIEW inventory.dead_letter WITH (security_barrier) AS
+SELECT s.name AS subscription, p.position, p.state, p.key, p.topic, p.attempts,
+	p.first_failed_at, p.last_failed_at, p.last_error, p.id, p.created_at, p.payload, p.headers
+FROM inventory.parked_message p
+JOIN inventory.subscription s USING (subscription_id)
+WHERE p.state IN ('dead', 'skipped') AND inventory.may_read(s.owner);
+
+COMMENT ON VIEW inventory.dead_letter IS 'Messages that were given up. Of the caller''s subscriptions; all for the owner of the extension.';
+
+DO $$
+DECLARE
+	col record;
+BEGIN
+	FOR col IN
+		SELECT v.viewname, c.name, c.comment
+		FROM (VALUES ('parked'), ('dead_letter')) v(viewname),
+			(VALUES ('subscription', 'The subscription.'),
+				('position', 'The message''s position in it; skip(), redrive() and discard() take it.'),
+				('state', 'retry: tried again at due_at; delayed: its time has not come; deferred: waits behind one with the same key; dead: given up; skipped: given up by skip().'),
+				('key', 'The message''s key.'),
+				('topic', 'Its topic.'),
+				('attempts', 'How often it has been tried.'),
+				('due_at', 'When it is tried next.'),
+				('first_failed_at', 'When it first failed.'),
+				('last_failed_at', 'When it last failed.'),
+				('last_error', 'Why it last failed.'),
+				('id', 'Its id.'),
+				('created_at', 'When it was published.'),
+				('payload', 'Its content.'),
+				('headers', 'Its headers.')) c(name, comment)
+	LOOP
+		IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = format('inventory.%I', col.viewname)::regclass AND a.attname = col.name) THEN
+			EXECUTE format('COMMENT ON COLUMN inventory.%I.%I IS %L', col.viewname, col.name, col.comment);
+		END IF;
+	END LOOP;
+END
+$$;
+
+SELECT pg_extension_config_dump('inventory.subscription', '');
+
+SELECT pg_extension_config_dump('inventory.subscription_subscription_id_seq', '');
+
+SELECT pg_extension_config_dump('inventory.delivery_cursor_0', '');
+
+SELECT pg_extension_config_dump('inventory.delivery_cursor_1', '');
+
+SELECT pg_extension_config_dump('inventory.parked_message', '');
+
+-- Delivery: the processes, and what they remember of each other.
+
+-- Not dumped: it is about processes that have ended.
+CREATE TABLE inventory.delivery_mark (
+	subscription_id integer NOT NULL,
+	slice integer NOT NULL,
+	position bigint NOT NULL,
+	crashes integer NOT NULL,
+	CONSTRAINT delivery_mark_pkey PRIMARY KEY (subscription_id, slice)
+);
+
+COMMENT ON TABLE inventory.delivery_mark IS 'Which message a delivery process is at, after one that has not ended by itself.';
+
+COMMENT ON COLUMN inventory.delivery_mark.subscription_id IS 'The subscription.';
+
+COMMENT ON COLUMN inventory.delivery_mark.slice IS 'The slice.';
+
+COMMENT ON COLUMN inventory.delivery_mark.position IS 'The message''s position.';
+
+COMMENT ON COLUMN inventory.delivery_mark.crashes IS 'Processes that have begun with it and not come back, the present one included.';
+
+COMMENT ON INDEX inventory.delivery_mark_pkey IS 'Query: the mark of a slice.';
+
+CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inventory.delivery_mark
+	FOR EACH STATEMENT EXECUTE FUNCTION inventory.engine_only();
+
+CREATE FUNCTION inventory.deliver(name text, max_messages bigint DEFAULT NULL) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_deliver';
+
+REVOKE ALL ON FUNCTION inventory.deliver(text, bigint) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.deliver(text, bigint) IS
+'Delivers what there is for a subscription to a sink in the database, in the caller''s transaction; returns how many messages. For databases without workers; error 55006 while a delivery process does it.';
+
+CREATE FUNCTION inventory.stat_deliveries(
+	OUT subscription_id integer, OUT slice integer, OUT pid integer, OUT state text,
+	OUT delivered bigint, OUT failed bigint, OUT parked bigint, OUT dead bigint,
+	OUT windows bigint, OUT backlog bigint, OUT behind_since timestamptz, OUT "position" bigint,
+	OUT delivery_ms double precision, OUT delivery_ms_max double precision,
+	OUT last_delivered_at timestamptz, OUT last_error text, OUT last_error_at timestamptz,
+	OUT retry_at timestamptz) RETURNS SETOF record
+	LANGUAGE c VOLATILE PARALLEL RESTRICTED SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_stat_deliveries';
+
+REVOKE ALL ON FUNCTION inventory.stat_deliveries() FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.stat_deliveries() IS 'Source of the view stat_delivery.';
+
+CREATE VIEW inventory.stat_delivery AS
+SELECT s.name AS subscription, d.slice, d.pid, d.state, d.delivered, d.failed, d.parked, d.dead,
+	d.windows, d.backlog, clock_timestamp() - d.behind_since AS lag, d.position,
+	d.delivery_ms, d.delivery_ms_max, d.last_delivered_at,
+	CASE WHEN inventory.may_read(s.owner) THEN d.last_error END AS last_error, d.last_error_at, d.retry_at
+FROM inventory.subscription s JOIN inventory.stat_deliveries() d USING (subscription_id);
+
+COMMENT ON VIEW inventory.stat_delivery IS 'One row per slice of a subscription: its delivery process, and what it has done since the start of the server.';
+
+COMMENT ON COLUMN inventory.stat_delivery.subscription IS 'The subscription.';
+
+COMMENT ON COLUMN inventory.stat_delivery.slice IS 'The slice, from 0.';
+
+COMMENT ON COLUMN inventory.stat_delivery.pid IS 'The process; NULL while there is none.';
+
+COMMENT ON COLUMN inventory.stat_delivery.state IS 'running; idle; backoff: the sink is down and is tried again at retry_at; broken: the endpoint or the handler has to be put right; stopped: paused, finished, or workers are off; crashed: the process failed and will be started again; no free worker process: see max_worker_processes.';
+
+COMMENT ON COLUMN inventory.stat_delivery.delivered IS 'Messages delivered.';
+
+COMMENT ON COLUMN inventory.stat_delivery.failed IS 'Attempts that failed, of messages and of the sink as a whole.';
+
+COMMENT ON COLUMN inventory.stat_delivery.parked IS 'Messages that were parked, those behind others included.';
+
+COMMENT ON COLUMN inventory.stat_delivery.dead IS 'Messages that were given up.';
+
+COMMENT ON COLUMN inventory.stat_delivery.windows IS 'Windows with messages that were opened.';
+
+COMMENT ON COLUMN inventory.stat_delivery.backlog IS 'Messages of the open window that are not delivered yet.';
+
+COMMENT ON COLUMN inventory.stat_delivery.lag IS 'How long the message that is being delivered has been waiting; NULL: none.';
+
+COMMENT ON COLUMN inventory.stat_delivery.position IS 'The position up to which messages have been delivered or parked.';
+
+COMMENT ON COLUMN inventory.stat_delivery.delivery_ms IS 'Milliseconds spent delivering.';
+
+COMMENT ON COLUMN inventory.stat_delivery.delivery_ms_max IS 'Milliseconds that the longest batch took.';
+
+COMMENT ON COLUMN inventory.stat_delivery.last_delivered_at IS 'When a message was last delivered.';
+
+COMMENT ON COLUMN inventory.stat_delivery.last_error IS 'Why the sink was last seen failing; only for the owner of the subscription and that of the extension.';
+
+COMMENT ON COLUMN inventory.stat_delivery.last_error_at IS 'When that was.';
+
+COMMENT ON COLUMN inventory.stat_delivery.retry_at IS 'When a sink that is down is tried again.';
+
+-- Subscriptions at a glance: what the delivery processes say, what is parked,
+-- and what is wrong before any process has tried.
+
+CREATE VIEW inventory.stat_subscription AS
+SELECT s.name AS subscription, s.owner, s.topics, s.sink,
+	CASE WHEN s.state <> 'active' THEN s.state
+		WHEN NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = s.owner)
+			OR s.sink = 'function' AND NOT EXISTS (SELECT FROM pg_proc p
+				JOIN pg_namespace n ON n.oid = p.pronamespace, parse_ident(s.options->>'handler') h(name)
+				WHERE n.nspname = h.name[1] AND p.proname = h.name[2]
+					AND p.proargtypes = ARRAY['inventory.message'::regtype::oid]::oidvector)
+			OR s.sink NOT IN ('function', 'notify', 'command')
+				AND NOT EXISTS (SELECT FROM pg_foreign_server f WHERE f.srvname = s.sink)
+			THEN 'broken'
+		ELSE coalesce((ARRAY['broken', 'crashed', 'no free worker process', 'backoff', 'running', 'idle'])[d.state],
+			'stopped') END AS state,
+	s.workers, coalesce(d.processes, 0) AS processes,
+	coalesce(d.delivered, 0) AS delivered, coalesce(d.failed, 0) AS failed,
+	coalesce(d.backlog, 0) AS backlog,
+	extract(epoch FROM clock_timestamp() - d.behind_since)::double precision AS lag_seconds,
+	coalesce(p.parked, 0) AS parked, coalesce(p.blocked_keys, 0) AS blocked_keys,
+	coalesce(p.dead, 0) AS dead,
+	d.last_delivered_at, d.last_error_at, d.retry_at,
+	CASE WHEN inventory.may_read(s.owner) THEN d.last_error END AS last_error
+FROM inventory.subscription s
+LEFT JOIN (
+	SELECT t.subscription_id,
+		min(array_position(ARRAY['broken', 'crashed', 'no free worker process', 'backoff', 'running', 'idle'], t.state)) AS state,
+		count(t.pid) AS processes, sum(t.delivered)::bigint AS delivered, sum(t.failed)::bigint AS failed,
+		sum(t.backlog)::bigint AS backlog, min(t.behind_since) AS behind_since,
+		max(t.last_delivered_at) AS last_delivered_at, max(t.last_error_at) AS last_error_at,
+		min(t.retry_at) AS retry_at,
+		(array_agg(t.last_error ORDER BY t.last_error_at DESC NULLS LAST))[1] AS last_error
+	FROM inventory.stat_deliveries() t GROUP BY t.subscription_id
+) d USING (subscription_id)
+LEFT JOIN (
+	SELECT m.subscription_id, count(*) FILTER (WHERE m.state IN ('retry', 'delayed', 'deferred')) AS parked,
+		count(DISTINCT m.key) FILTER (WHERE m.state IN ('retry', 'deferred')) AS blocked_keys,
+		count(*) FILTER (WHERE m.state IN ('dead', 'skipped')) AS dead
+	FROM inventory.parked_message m GROUP BY m.subscription_id
+) p USING (subscription_id);
+
+COMMENT ON VIEW inventory.stat_subscription IS 'One row per subscription: how its delivery is. What is counted is since the start of the server; what is parked and dead is as the tables have it.';
+
+COMMENT ON COLUMN inventory.stat_subscription.subscription IS 'Its name.';
+
+COMMENT ON COLUMN inventory.stat_subscription.owner IS 'Whose rights count on the sink.';
+
+COMMENT ON COLUMN inventory.stat_subscription.topics IS 'Patterns of topics.';
+
+COMMENT ON COLUMN inventory.stat_subscription.sink IS 'function, notify, command, or a foreign server.';
+
+COMMENT ON COLUMN inventory.stat_subscription.state IS 'paused; finished; broken: the handler, the server or the owner is gone, or the sink refuses the configuration; or the state of the slice that is worst off, as in stat_delivery.';
+
+COMMENT ON COLUMN inventory.stat_subscription.workers IS 'Number of its slices.';
+
+COMMENT ON COLUMN inventory.stat_subscription.processes IS 'Number of them that have a process now.';
+
+COMMENT ON COLUMN inventory.stat_subscription.delivered IS 'Messages delivered.';
+
+COMMENT ON COLUMN inventory.stat_subscription.failed IS 'Attempts that failed.';
+
+COMMENT ON COLUMN inventory.stat_subscription.backlog IS 'Messages of the open window that are not delivered yet.';
+
+COMMENT ON COLUMN inventory.stat_subscription.lag_seconds IS 'How long the oldest message that is being delivered has been waiting; NULL: none.';
+
+COMMENT ON COLUMN inventory.stat_subscription.parked IS 'Messages that are to be tried again, or wait behind one.';
+
+COMMENT ON COLUMN inventory.stat_subscription.blocked_keys IS 'Keys whose messages wait.';
+
+COMMENT ON COLUMN inventory.stat_subscription.dead IS 'Messages that were given up.';
+
+COMMENT ON COLUMN inventory.stat_subscription.last_delivered_at IS 'When a message was last delivered.';
+
+COMMENT ON COLUMN inventory.stat_subscription.last_error_at IS 'When an attempt last failed.';
+
+COMMENT ON COLUMN inventory.stat_subscription.retry_at IS 'When a sink that is down is tried again.';
+
+COMMENT ON COLUMN inventory.stat_subscription.last_error IS 'Why; for the owner of the subscription and of the extension.';
 
 -- The monthly partitions of the event table.  The engine calls
 -- make_partitions() by itself when the months ahead run short; they are made
@@ -669,6 +1531,27 @@ REVOKE ALL ON FUNCTION inventory.detach_partition(regclass) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.detach_partition(regclass) IS
 'The engine''s own: detaches an event partition without keeping others waiting for long.';
 
+-- What a subscription has not had yet must stay where it is read.
+CREATE FUNCTION inventory.check_delivered(partition regclass) RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	names constant text[] := inventory.unread_by(partition);
+BEGIN
+	IF names IS NOT NULL THEN
+		RAISE EXCEPTION 'cannot archive %: a subscription has not had all of its events', partition
+			USING ERRCODE = 'object_in_use',
+				DETAIL = format('Subscriptions: %s.', array_to_string(names, ', ')),
+				HINT = 'Wait until it has been delivered to, resume() it if it is paused, or seek() or unsubscribe() it.';
+	END IF;
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.check_delivered(regclass) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.check_delivered(regclass) IS
+'The engine''s own: an error unless every subscription has had the events of a partition that it wants.';
+
 -- Fails, and says what holds it up, unless every event of the partition is in
 -- the stock rows for everybody.  Returns the first tick that includes them all.
 CREATE FUNCTION inventory.check_archivable(partition regclass, recorded_until timestamptz) RETURNS bigint
@@ -841,6 +1724,7 @@ BEGIN
 	SELECT c.relname INTO name FROM pg_class c WHERE c.oid = part.partition;
 	EXECUTE format('LOCK TABLE %s IN SHARE MODE', part.partition);
 	anchor := inventory.check_archivable(part.partition, part.recorded_until);
+	PERFORM inventory.check_delivered(part.partition);
 
 	PERFORM inventory.progress_phase('adding up ' || name,
 		(SELECT c.reltuples::bigint FROM pg_class c WHERE c.oid = part.partition));
@@ -926,7 +1810,802 @@ CREATE FUNCTION inventory.maintain(OUT task text, OUT done bigint) RETURNS SETOF
 REVOKE ALL ON FUNCTION inventory.maintain() FROM PUBLIC;
 
 COMMENT ON FUNCTION inventory.maintain() IS
-'Makes event partitions ahead, removes request rows older than inventory.request_retention, and keeps the index on event numbers up; returns how much of each it did. Workers do this by themselves.';
+'Makes event partitions ahead, removes request rows older than inventory.request_retention, keeps the index on event numbers up, and closes and empties tables of messages; returns how much of each it did. Workers do this by themselves.';
+
+-- Commands: stock operations that are handed in, executed later by a worker, and
+-- compensated when that fails; sagas, several of them in a row.
+--
+-- A command is a message.  What has become of it is inserted here, once: the key
+-- decides between whoever executes it, cancel() and any other.  Nothing is ever
+-- updated.  A saga's next command is handed in by the execution of the one before.
+
+CREATE TABLE inventory.command_result (
+	message_id bigint NOT NULL CONSTRAINT command_result_pkey PRIMARY KEY,
+	command text NOT NULL,
+	key text COLLATE "C",
+	submitted_by regrole NOT NULL,
+	submitted_at timestamptz NOT NULL,
+	state text NOT NULL CONSTRAINT command_result_state_check CHECK (state IN ('done', 'dead', 'cancelled')),
+	result jsonb,
+	error text,
+	sqlstate text,
+	attempts integer NOT NULL,
+	finished_at timestamptz NOT NULL,
+	saga_id bigint
+);
+
+COMMENT ON TABLE inventory.command_result IS 'What has become of commands, for inventory.request_retention days. Read it by command_result() and the view command.';
+
+COMMENT ON COLUMN inventory.command_result.message_id IS 'Number of the command.';
+
+COMMENT ON COLUMN inventory.command_result.command IS 'Which function.';
+
+COMMENT ON COLUMN inventory.command_result.key IS 'The message''s key.';
+
+COMMENT ON COLUMN inventory.command_result.submitted_by IS 'Who has submitted it, and whom it was executed as.';
+
+COMMENT ON COLUMN inventory.command_result.submitted_at IS 'When.';
+
+COMMENT ON COLUMN inventory.command_result.state IS 'done; dead: has failed and is not tried any more; cancelled.';
+
+COMMENT ON COLUMN inventory.command_result.result IS 'What the function returned.';
+
+COMMENT ON COLUMN inventory.command_result.error IS 'Why it failed.';
+
+COMMENT ON COLUMN inventory.command_result.sqlstate IS 'The error''s SQLSTATE, if it was one.';
+
+COMMENT ON COLUMN inventory.command_result.attempts IS 'How often it was tried.';
+
+COMMENT ON COLUMN inventory.command_result.finished_at IS 'When this was decided.';
+
+COMMENT ON COLUMN inventory.command_result.saga_id IS 'The saga that it belongs to.';
+
+COMMENT ON INDEX inventory.command_result_pkey IS 'Query: a command by its number; and decides who finishes it.';
+
+CREATE TABLE inventory.saga_run (
+	saga_id bigint NOT NULL CONSTRAINT saga_run_pkey PRIMARY KEY,
+	commands jsonb NOT NULL,
+	submitted_by regrole NOT NULL,
+	submitted_at timestamptz NOT NULL
+);
+
+COMMENT ON TABLE inventory.saga_run IS 'Sagas, as they were handed in. Read the view saga.';
+
+COMMENT ON COLUMN inventory.saga_run.saga_id IS 'Number of the saga.';
+
+COMMENT ON COLUMN inventory.saga_run.commands IS 'Its commands, in order.';
+
+COMMENT ON COLUMN inventory.saga_run.submitted_by IS 'Who has submitted it, and whom its commands are executed as.';
+
+COMMENT ON COLUMN inventory.saga_run.submitted_at IS 'When.';
+
+COMMENT ON INDEX inventory.saga_run_pkey IS 'Query: a saga by its number.';
+
+CREATE TABLE inventory.saga_step (
+	saga_id bigint NOT NULL,
+	step integer NOT NULL,
+	compensation boolean NOT NULL,
+	message_id bigint NOT NULL,
+	CONSTRAINT saga_step_pkey PRIMARY KEY (saga_id, step, compensation)
+);
+
+COMMENT ON TABLE inventory.saga_step IS 'The commands of sagas that have been handed in so far.';
+
+COMMENT ON COLUMN inventory.saga_step.saga_id IS 'The saga.';
+
+COMMENT ON COLUMN inventory.saga_step.step IS 'Which of its commands, from 1.';
+
+COMMENT ON COLUMN inventory.saga_step.compensation IS 'Whether it undoes that command.';
+
+COMMENT ON COLUMN inventory.saga_step.message_id IS 'Number of the command.';
+
+COMMENT ON INDEX inventory.saga_step_pkey IS 'Query: the commands of a saga.';
+
+CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inventory.command_result
+	FOR EACH STATEMENT EXECUTE FUNCTION inventory.engine_only();
+
+CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inventory.saga_run
+	FOR EACH STATEMENT EXECUTE FUNCTION inventory.engine_only();
+
+CREATE TRIGGER engine_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON inventory.saga_step
+	FOR EACH STATEMENT EXECUTE FUNCTION inventory.engine_only();
+
+SELECT pg_extension_config_dump('inventory.command_result', '');
+
+SELECT pg_extension_config_dump('inventory.saga_run', '');
+
+SELECT pg_extension_config_dump('inventory.saga_step', '');
+
+-- Checking
+
+CREATE FUNCTION inventory.command_names() RETURNS text[]
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT ARRAY['receive', 'issue', 'adjust', 'set_on_hand', 'transfer', 'reverse', 'post', 'reserve',
+		'try_reserve', 'confirm', 'ship', 'release', 'extend', 'release_owner']
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_names() FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_names() IS 'The engine''s own: the functions that can be submitted as commands.';
+
+-- Of functions with the same name, the one whose parameters these are.
+CREATE FUNCTION inventory.command_function(command text, arguments jsonb) RETURNS regprocedure
+	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+	given text[];
+	found regprocedure[];
+	wrong text;
+	lacking text;
+BEGIN
+	IF NOT coalesce(command = ANY (inventory.command_names()), false) THEN
+		RAISE EXCEPTION 'unknown command "%"', command
+			USING ERRCODE = 'IV026', HINT = 'The commands are ' || array_to_string(inventory.command_names(), ', ') || '.';
+	END IF;
+	IF coalesce(jsonb_typeof(arguments), '') <> 'object' THEN
+		RAISE EXCEPTION 'the arguments of command "%" must be a JSON object', command
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'The function''s named parameters, like {"sku": "A", "quantity": 1}.';
+	END IF;
+	given := ARRAY(SELECT jsonb_object_keys(arguments));
+	SELECT array_agg(p.oid::regprocedure ORDER BY p.oid) INTO found
+	FROM pg_proc p
+	WHERE p.proname = command AND p.pronamespace = 'inventory'::regnamespace
+		AND given <@ p.proargnames[1:p.pronargs]
+		AND p.proargnames[1:p.pronargs - p.pronargdefaults] <@ given;
+	IF cardinality(found) = 1 THEN
+		RETURN found[1];
+	END IF;
+	SELECT min(g) INTO wrong FROM unnest(given) g
+	WHERE NOT EXISTS (SELECT FROM pg_proc p WHERE p.proname = command
+		AND p.pronamespace = 'inventory'::regnamespace AND g = ANY (p.proargnames[1:p.pronargs]));
+	IF wrong IS NOT NULL THEN
+		RAISE EXCEPTION 'command "%" has no argument "%"', command, wrong USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	SELECT string_agg(format('%s(%s)', command, array_to_string(p.proargnames[1:p.pronargs - p.pronargdefaults], ', ')), ' or ')
+	INTO lacking FROM pg_proc p
+	WHERE p.proname = command AND p.pronamespace = 'inventory'::regnamespace;
+	RAISE EXCEPTION 'command "%" does not go with these arguments: %', command, array_to_string(given, ', ')
+		USING ERRCODE = 'invalid_parameter_value', HINT = format('It needs %s.', lacking);
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_function(text, jsonb) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_function(text, jsonb) IS
+'The engine''s own: the function that a command with these arguments calls.';
+
+-- What executes the command; $1 are its arguments.
+CREATE FUNCTION inventory.command_statement(command text, arguments jsonb) RETURNS text
+	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('SELECT pg_catalog.to_jsonb(inventory.%I(%s)) FROM pg_catalog.jsonb_to_record($1) AS a(%s)', command,
+		string_agg(format('%1$I => a.%1$I', p.name), ', ' ORDER BY p.number),
+		string_agg(format('%I %s', p.name, format_type(p.type, NULL)), ', ' ORDER BY p.number))
+	FROM (SELECT a.name, a.number, f.proargtypes[a.number - 1] AS type
+		FROM pg_proc f, unnest(f.proargnames) WITH ORDINALITY a(name, number)
+		WHERE f.oid = inventory.command_function(command, arguments) AND arguments ? a.name) p
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_statement(text, jsonb) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_statement(text, jsonb) IS
+'The engine''s own: the SQL statement that executes a command, with its arguments as $1.';
+
+-- Strings that stand for a result: $1 for that of a saga's first command, $result
+-- for that of the command that is compensated.  $$1 is the string $1.
+CREATE FUNCTION inventory.command_substitute(template jsonb, results jsonb) RETURNS jsonb
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	string text;
+BEGIN
+	CASE jsonb_typeof(template)
+		WHEN 'object' THEN
+			RETURN (SELECT coalesce(jsonb_object_agg(e.key, inventory.command_substitute(e.value, results)), '{}') FROM jsonb_each(template) e);
+		WHEN 'array' THEN
+			RETURN (SELECT coalesce(jsonb_agg(inventory.command_substitute(e.value, results) ORDER BY e.n), '[]')
+				FROM jsonb_array_elements(template) WITH ORDINALITY e(value, n));
+		WHEN 'string' THEN
+			string := template #>> '{}';
+			IF string ~ '^\$(result|[0-9]+)$' THEN
+				RETURN coalesce(results -> substr(string, 2), 'null');
+			ELSIF string ~ '^\$\$+(result|[0-9]+)$' THEN
+				RETURN to_jsonb(substr(string, 2));
+			END IF;
+			RETURN template;
+		ELSE
+			RETURN template;
+	END CASE;
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_substitute(jsonb, jsonb) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_substitute(jsonb, jsonb) IS
+'The engine''s own: arguments with results in place of the strings that stand for them.';
+
+-- The function exists, takes these arguments, and the role may call it.
+CREATE FUNCTION inventory.command_check(role oid, command text, arguments jsonb) RETURNS void
+	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	function regprocedure := inventory.command_function(command, arguments);
+	columns text;
+BEGIN
+	IF NOT has_function_privilege(role, function, 'EXECUTE') THEN
+		RAISE EXCEPTION 'permission denied for function %', command USING ERRCODE = 'insufficient_privilege';
+	END IF;
+	-- Their types, of those that are known already.
+	SELECT string_agg(format('%I %s', a.name, format_type(f.proargtypes[a.number - 1], NULL)), ', ') INTO columns
+	FROM pg_proc f, unnest(f.proargnames) WITH ORDINALITY a(name, number)
+	WHERE f.oid = function AND arguments ? a.name AND (arguments -> a.name)::text !~ '"\$';
+	IF columns IS NOT NULL THEN
+		EXECUTE format('SELECT FROM jsonb_to_record($1) AS a(%s)', columns) USING arguments;
+	END IF;
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_check(oid, text, jsonb) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_check(oid, text, jsonb) IS
+'The engine''s own: an error unless a role may submit a command with these arguments.';
+
+-- Strings in there that stand for a result which there will not be.
+CREATE FUNCTION inventory.command_check_references(arguments jsonb, steps integer, result boolean, what text) RETURNS void
+	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	reference text;
+BEGIN
+	SELECT min(r.string) INTO reference
+	FROM (SELECT j #>> '{}' AS string FROM jsonb_path_query(arguments, 'strict $.**') j WHERE jsonb_typeof(j) = 'string') r
+	WHERE r.string ~ '^\$(result|[0-9]+)$' AND NOT (r.string = '$result' AND result)
+		AND NOT (r.string ~ '^\$[1-9][0-9]{0,2}$' AND substr(r.string, 2, 3)::integer <= steps);
+	IF reference IS NOT NULL THEN
+		RAISE EXCEPTION '% cannot use %', what, reference
+			USING ERRCODE = 'IV015', HINT = 'In a saga, $1 stands for the result of the first command, and in compensate_with $result for that of the command itself. Write $' || reference || ' for the string.';
+	END IF;
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_check_references(jsonb, integer, boolean, text) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_check_references(jsonb, integer, boolean, text) IS
+'The engine''s own: an error if arguments use results that there will not be.';
+
+CREATE FUNCTION inventory.command_check_compensation(role oid, compensate_with jsonb, steps integer) RETURNS void
+	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF jsonb_typeof(compensate_with) <> 'object' OR NOT compensate_with ? 'command'
+		OR compensate_with - ARRAY['command', 'arguments'] <> '{}' THEN
+		RAISE EXCEPTION 'compensate_with must be a JSON object with command and arguments'
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Like {"command": "release", "arguments": {"reservation_id": "$result"}}.';
+	END IF;
+	PERFORM inventory.command_check(role, compensate_with ->> 'command', coalesce(compensate_with -> 'arguments', '{}'));
+	PERFORM inventory.command_check_references(compensate_with, steps, true, 'compensate_with');
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_check_compensation(oid, jsonb, integer) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_check_compensation(oid, jsonb, integer) IS
+'The engine''s own: an error unless a role may submit this as a compensation.';
+
+CREATE FUNCTION inventory.command_check_times(not_before timestamptz, deadline timestamptz) RETURNS void
+	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF NOT isfinite(not_before) OR NOT isfinite(deadline) THEN
+		RAISE EXCEPTION 'not_before and deadline must be finite' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	IF deadline <= not_before THEN
+		RAISE EXCEPTION 'deadline must be later than not_before' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_check_times(timestamptz, timestamptz) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_check_times(timestamptz, timestamptz) IS
+'The engine''s own: an error unless a command can have these times.';
+
+-- Roles.  A message names the role by name and number: within one cluster the
+-- number counts, so that a new role with the name of a dropped one is nobody;
+-- after a dump was restored elsewhere, the name.
+
+CREATE FUNCTION inventory.command_cluster() RETURNS text
+	LANGUAGE c STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_command_cluster';
+
+REVOKE ALL ON FUNCTION inventory.command_cluster() FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_cluster() IS 'The engine''s own: the cluster''s system identifier.';
+
+CREATE FUNCTION inventory.command_role(payload jsonb) RETURNS regrole
+	LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE WHEN payload ->> 'cluster' = inventory.command_cluster() THEN (payload ->> 'role_id')::oid
+		ELSE coalesce((SELECT r.oid FROM pg_roles r WHERE r.rolname = payload ->> 'role'), 0) END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_role(jsonb) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_role(jsonb) IS
+'The role that a command''s message names.';
+
+-- Commands are shown to who has submitted them, and to who may retry them.
+CREATE FUNCTION inventory.may_see_command(submitted_by regrole) RETURNS boolean
+	LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT pg_has_role(submitted_by::oid, 'USAGE')
+		OR has_function_privilege('inventory.retry_pending(interval)', 'EXECUTE')
+$$;
+
+REVOKE ALL ON FUNCTION inventory.may_see_command(regrole) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.may_see_command(regrole) IS
+'Whether the caller sees the commands that a role has submitted, and may cancel them.';
+
+-- Handing in
+
+CREATE FUNCTION inventory.command_append(command text, key text, payload jsonb) RETURNS bigint
+	LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_command_append';
+
+REVOKE ALL ON FUNCTION inventory.command_append(text, text, jsonb) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_append(text, text, jsonb) IS 'The engine''s own: writes the message of a command.';
+
+CREATE FUNCTION inventory.command_payload(role oid, command text, arguments jsonb) RETURNS jsonb
+	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT jsonb_build_object('command', command, 'arguments', arguments,
+		'role', pg_get_userbyid(role), 'role_id', role::bigint, 'cluster', inventory.command_cluster())
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_payload(oid, text, jsonb) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_payload(oid, text, jsonb) IS
+'The engine''s own: what the message of a command has at least.';
+
+CREATE FUNCTION inventory.command_submit(role oid, command text, arguments jsonb, not_before timestamptz,
+	deadline timestamptz, compensate_with jsonb, key text) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM inventory.command_check(role, command, arguments);
+	PERFORM inventory.command_check_times(not_before, deadline);
+	IF compensate_with IS NOT NULL THEN
+		PERFORM inventory.command_check_compensation(role, compensate_with, 0);
+	END IF;
+	RETURN inventory.command_append(command, key, inventory.command_payload(role, command, arguments)
+		|| jsonb_strip_nulls(jsonb_build_object('not_before', not_before, 'deadline', deadline))
+		|| CASE WHEN compensate_with IS NULL THEN '{}' ELSE jsonb_build_object('compensate_with', compensate_with) END);
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_submit(oid, text, jsonb, timestamptz, timestamptz, jsonb, text) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_submit(oid, text, jsonb, timestamptz, timestamptz, jsonb, text) IS
+'The engine''s own: the work of submit().';
+
+CREATE FUNCTION inventory.submit(command text, arguments jsonb, request_id text DEFAULT NULL,
+	not_before timestamptz DEFAULT NULL, deadline timestamptz DEFAULT NULL,
+	compensate_with jsonb DEFAULT NULL, key text DEFAULT NULL) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_submit';
+
+REVOKE ALL ON FUNCTION inventory.submit(text, jsonb, text, timestamptz, timestamptz, jsonb, text) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.submit(text, jsonb, text, timestamptz, timestamptz, jsonb, text) IS
+'Hands in a stock operation (receive, issue, reserve, ...; arguments: its named parameters) that is executed once, after the commit, as the caller; not before not_before, not at all after deadline. Tried again when it fails; compensate_with ({"command", "arguments"}) is submitted when it is given up. Commands with the same key are executed in order. Returns its number.';
+
+-- Sagas
+
+CREATE FUNCTION inventory.saga_check(role oid, commands jsonb) RETURNS void
+	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	step jsonb;
+	n integer;
+BEGIN
+	IF coalesce(jsonb_typeof(commands), '') <> 'array' OR jsonb_array_length(commands) NOT BETWEEN 1 AND 100 THEN
+		RAISE EXCEPTION 'commands must be a JSON array of 1 to 100 objects' USING ERRCODE = 'IV015';
+	END IF;
+	FOR step, n IN SELECT e.value, e.n FROM jsonb_array_elements(commands) WITH ORDINALITY e(value, n) LOOP
+		IF jsonb_typeof(step) <> 'object' OR NOT step ? 'command' OR NOT step ? 'arguments'
+			OR step - ARRAY['command', 'arguments', 'compensate_with', 'not_before', 'deadline'] <> '{}' THEN
+			RAISE EXCEPTION 'command % of the saga must be an object with command, arguments, and perhaps compensate_with, not_before, deadline', n
+				USING ERRCODE = 'IV015';
+		END IF;
+		PERFORM inventory.command_check(role, step ->> 'command', step -> 'arguments');
+		PERFORM inventory.command_check_times((step ->> 'not_before')::timestamptz, (step ->> 'deadline')::timestamptz);
+		IF step ? 'compensate_with' THEN
+			PERFORM inventory.command_check_compensation(role, step -> 'compensate_with', n);
+		END IF;
+		PERFORM inventory.command_check_references(step -> 'arguments', n - 1, false, format('command %s of the saga', n));
+	END LOOP;
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.saga_check(oid, jsonb) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.saga_check(oid, jsonb) IS
+'The engine''s own: an error unless a role may submit this saga.';
+
+-- A saga's command, with the results of those before it.  The rights were
+-- checked when it was submitted, and are again when it is executed.
+CREATE FUNCTION inventory.saga_append(saga bigint, number integer, undo boolean) RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	run inventory.saga_run;
+	step jsonb;
+	template jsonb;
+	results jsonb;
+BEGIN
+	SELECT * INTO STRICT run FROM inventory.saga_run r WHERE r.saga_id = saga;
+	step := run.commands -> (number - 1);
+	template := CASE WHEN undo THEN step -> 'compensate_with' ELSE step END;
+	SELECT coalesce(jsonb_object_agg(s.step::text, c.result), '{}') INTO results
+	FROM inventory.saga_step s JOIN inventory.command_result c USING (message_id)
+	WHERE s.saga_id = saga AND NOT s.compensation AND c.state = 'done';
+	IF undo THEN
+		results := results || jsonb_build_object('result', results -> number::text);
+	END IF;
+	INSERT INTO inventory.saga_step (saga_id, step, compensation, message_id)
+	VALUES (saga, number, undo, inventory.command_append(template ->> 'command', 'saga-' || saga,
+		inventory.command_payload(run.submitted_by, template ->> 'command',
+			inventory.command_substitute(coalesce(template -> 'arguments', '{}'), results))
+		|| CASE WHEN undo THEN '{}' ELSE jsonb_strip_nulls(jsonb_build_object('not_before', template -> 'not_before', 'deadline', template -> 'deadline')) END
+		|| jsonb_build_object('saga', saga, 'step', number, 'compensation', undo)));
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.saga_append(bigint, integer, boolean) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.saga_append(bigint, integer, boolean) IS
+'The engine''s own: hands in a command of a saga, or what undoes it.';
+
+-- One of its commands has come to an end: the next, or what undoes those before.
+CREATE FUNCTION inventory.saga_continue(saga bigint, number integer, undo boolean, state text) RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	commands jsonb := (SELECT r.commands FROM inventory.saga_run r WHERE r.saga_id = saga);
+	next integer;
+BEGIN
+	IF NOT undo AND state = 'done' THEN
+		IF number < jsonb_array_length(commands) THEN
+			PERFORM inventory.saga_append(saga, number + 1, false);
+		END IF;
+		RETURN;
+	END IF;
+	SELECT max(s.step) INTO next
+	FROM inventory.saga_step s JOIN inventory.command_result c USING (message_id)
+	WHERE s.saga_id = saga AND NOT s.compensation AND s.step < number AND c.state = 'done'
+		AND commands -> (s.step - 1) ? 'compensate_with';
+	IF next IS NOT NULL THEN
+		PERFORM inventory.saga_append(saga, next, true);
+	END IF;
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.saga_continue(bigint, integer, boolean, text) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.saga_continue(bigint, integer, boolean, text) IS
+'The engine''s own: what follows in a saga when one of its commands has come to an end.';
+
+CREATE FUNCTION inventory.saga_submit(role oid, commands jsonb) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	saga bigint := nextval('inventory.event_event_id_seq');
+BEGIN
+	PERFORM inventory.saga_check(role, commands);
+	INSERT INTO inventory.saga_run (saga_id, commands, submitted_by, submitted_at)
+	VALUES (saga, commands, role::regrole, inventory.transaction_time());
+	PERFORM inventory.saga_append(saga, 1, false);
+	RETURN saga;
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.saga_submit(oid, jsonb) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.saga_submit(oid, jsonb) IS 'The engine''s own: the work of saga().';
+
+CREATE FUNCTION inventory.saga(commands jsonb, request_id text DEFAULT NULL) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_saga';
+
+REVOKE ALL ON FUNCTION inventory.saga(jsonb, text) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.saga(jsonb, text) IS
+'Hands in several commands, [{"command", "arguments", "compensate_with"}, ...], that are executed one after the other; "$1" in arguments stands for the result of the first. When one is given up, those that were done are compensated in reverse order. Returns the number of the saga: see the view saga.';
+
+-- A dead command's own compensation.
+CREATE FUNCTION inventory.command_compensate(message_id bigint, key text, payload jsonb) RETURNS void
+	LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT inventory.command_append(c ->> 'command', key,
+		inventory.command_payload(inventory.command_role(payload)::oid, c ->> 'command',
+			inventory.command_substitute(coalesce(c -> 'arguments', '{}'), '{}'))
+		|| jsonb_build_object('compensation', true, 'compensates', message_id))
+	FROM (SELECT payload -> 'compensate_with') x(c)
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_compensate(bigint, text, jsonb) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_compensate(bigint, text, jsonb) IS
+'The engine''s own: hands in the compensation of a command that was given up.';
+
+-- What there is
+
+CREATE INDEX parked_message_command_idx ON inventory.parked_message (number)
+	WHERE topic >= 'inventory.command.' AND topic < 'inventory.command/';
+
+COMMENT ON INDEX inventory.parked_message_command_idx IS 'Query: a parked command by its number (command_result, cancel).';
+
+CREATE VIEW inventory.pending_command WITH (security_barrier) AS
+WITH waiting AS (
+	SELECT p.number AS message_id, p.key, p.payload, p.created_at, p.state, p.attempts, p.due_at, p.last_error
+	FROM inventory.parked_message p
+	JOIN inventory.subscription s USING (subscription_id)
+	WHERE s.name = 'inventory.commands' AND p.state IN ('retry', 'delayed', 'deferred')
+		AND p.topic >= 'inventory.command.' AND p.topic < 'inventory.command/'
+		AND p.topic NOT IN ('inventory.command.dead', 'inventory.command.cancelled')
+	UNION ALL
+	SELECT o.message_id, o.key, o.payload, o.created_at, 'pending', 0, NULL, NULL
+	FROM inventory.subscription s
+	-- As this statement sees it, like the results: cursors() would be later than these.
+	CROSS JOIN LATERAL (SELECT k.after, k.upto, k.last_number FROM inventory.delivery_cursor k
+		WHERE k.subscription_id = s.subscription_id ORDER BY k.cursor_no DESC LIMIT 1) c
+	JOIN inventory.outbox o ON o.xid >= pg_snapshot_xmin(c.after)
+	WHERE s.name = 'inventory.commands' AND o.topic ^@ 'inventory.command.' AND o.topic NOT IN ('inventory.command.dead', 'inventory.command.cancelled')
+		AND NOT pg_visible_in_snapshot(o.xid, c.after)
+		AND (c.upto IS NULL OR o.message_id > c.last_number OR NOT pg_visible_in_snapshot(o.xid, c.upto))
+		AND NOT EXISTS (SELECT FROM inventory.parked_message p
+			WHERE p.subscription_id = s.subscription_id AND p.number = o.message_id)
+)
+SELECT w.message_id, w.payload ->> 'command' AS command, w.payload -> 'arguments' AS arguments, w.key,
+	CASE w.state WHEN 'retry' THEN CASE WHEN w.attempts > 0 THEN 'retrying' ELSE 'pending' END
+		WHEN 'deferred' THEN 'pending' ELSE w.state END AS state,
+	w.attempts, w.due_at, w.last_error,
+	inventory.command_role(w.payload) AS submitted_by, w.created_at AS submitted_at,
+	t.waiting, t.waiting > current_setting('inventory.command_overdue')::interval AS overdue,
+	(w.payload ->> 'saga')::bigint AS saga_id
+FROM waiting w
+CROSS JOIN LATERAL (SELECT greatest(inventory.clock_time()
+	- greatest(w.created_at, (w.payload ->> 'not_before')::timestamptz), interval '0') AS waiting) t
+WHERE NOT EXISTS (SELECT FROM inventory.command_result r WHERE r.message_id = w.message_id)
+	AND inventory.may_see_command(inventory.command_role(w.payload));
+
+COMMENT ON VIEW inventory.pending_command IS 'Commands that are not finished: of the caller, of everybody for managers.';
+
+COMMENT ON COLUMN inventory.pending_command.message_id IS 'Number of the command.';
+
+COMMENT ON COLUMN inventory.pending_command.command IS 'Which function.';
+
+COMMENT ON COLUMN inventory.pending_command.arguments IS 'Its arguments.';
+
+COMMENT ON COLUMN inventory.pending_command.key IS 'Commands with the same key are executed in order.';
+
+COMMENT ON COLUMN inventory.pending_command.state IS 'pending; delayed: until not_before; retrying: has failed and is tried again at due_at.';
+
+COMMENT ON COLUMN inventory.pending_command.attempts IS 'How often it has been tried.';
+
+COMMENT ON COLUMN inventory.pending_command.due_at IS 'When it is tried next; NULL: as soon as it is its turn.';
+
+COMMENT ON COLUMN inventory.pending_command.last_error IS 'Why it last failed.';
+
+COMMENT ON COLUMN inventory.pending_command.submitted_by IS 'Who has submitted it.';
+
+COMMENT ON COLUMN inventory.pending_command.submitted_at IS 'When.';
+
+COMMENT ON COLUMN inventory.pending_command.waiting IS 'For how long it could have been executed already.';
+
+COMMENT ON COLUMN inventory.pending_command.overdue IS 'Whether that is longer than inventory.command_overdue.';
+
+COMMENT ON COLUMN inventory.pending_command.saga_id IS 'The saga that it belongs to.';
+
+CREATE VIEW inventory.command WITH (security_barrier) AS
+SELECT r.message_id, r.command, r.key, r.state, r.result, r.error, r.sqlstate, r.attempts, NULL::timestamptz AS due_at,
+	r.submitted_by, r.submitted_at, r.finished_at, r.saga_id
+FROM inventory.command_result r
+WHERE inventory.may_see_command(r.submitted_by)
+UNION ALL
+SELECT p.message_id, p.command, p.key, p.state, NULL, p.last_error, NULL, p.attempts, p.due_at,
+	p.submitted_by, p.submitted_at, NULL, p.saga_id
+FROM inventory.pending_command p;
+
+COMMENT ON VIEW inventory.command IS 'Commands, finished ones for inventory.request_retention days: of the caller, of everybody for managers.';
+
+COMMENT ON COLUMN inventory.command.message_id IS 'Number of the command.';
+
+COMMENT ON COLUMN inventory.command.command IS 'Which function.';
+
+COMMENT ON COLUMN inventory.command.key IS 'Commands with the same key are executed in order.';
+
+COMMENT ON COLUMN inventory.command.state IS 'pending; delayed: until not_before; retrying: has failed and is tried again at due_at; done; dead: has failed and is not tried any more; cancelled.';
+
+COMMENT ON COLUMN inventory.command.result IS 'What the function returned.';
+
+COMMENT ON COLUMN inventory.command.error IS 'Why it has failed, or last failed.';
+
+COMMENT ON COLUMN inventory.command.sqlstate IS 'The error''s SQLSTATE, of one that is dead.';
+
+COMMENT ON COLUMN inventory.command.attempts IS 'How often it has been tried.';
+
+COMMENT ON COLUMN inventory.command.due_at IS 'When it is tried next.';
+
+COMMENT ON COLUMN inventory.command.submitted_by IS 'Who has submitted it, and whom it is executed as.';
+
+COMMENT ON COLUMN inventory.command.submitted_at IS 'When.';
+
+COMMENT ON COLUMN inventory.command.finished_at IS 'When it came to its end.';
+
+COMMENT ON COLUMN inventory.command.saga_id IS 'The saga that it belongs to.';
+
+CREATE FUNCTION inventory.command_result(message_id bigint, OUT state text, OUT result jsonb, OUT error text,
+	OUT sqlstate text, OUT attempts integer, OUT due_at timestamptz, OUT finished_at timestamptz) RETURNS record
+	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT c.state, c.result, c.error, c.sqlstate, c.attempts, c.due_at, c.finished_at
+	FROM inventory.command c WHERE c.message_id = command_result.message_id
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_result(bigint) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_result(bigint) IS
+'What has become of a command: state (pending, delayed, retrying, done, dead, cancelled), result, error, attempts, and when it is tried next. NULLs for a number that is not a command of the caller''s.';
+
+CREATE VIEW inventory.saga WITH (security_barrier) AS
+SELECT r.saga_id,
+	CASE WHEN NOT t.failing THEN CASE WHEN t.done = t.steps THEN 'done' ELSE 'running' END
+		WHEN t.undoing THEN 'compensating'
+		WHEN t.not_undone THEN 'failed' ELSE 'compensated' END AS state,
+	t.done, t.steps, t.undone, t.error, r.submitted_by, r.submitted_at,
+	CASE WHEN t.done = t.steps OR t.failing AND NOT t.undoing THEN t.last_finished_at END AS finished_at
+FROM inventory.saga_run r
+CROSS JOIN LATERAL (
+	SELECT jsonb_array_length(r.commands) AS steps,
+		count(*) FILTER (WHERE NOT s.compensation AND c.state = 'done')::integer AS done,
+		count(*) FILTER (WHERE s.compensation AND c.state = 'done')::integer AS undone,
+		coalesce(bool_or(NOT s.compensation AND c.state IN ('dead', 'cancelled')), false) AS failing,
+		coalesce(bool_or(s.compensation AND c.state IS NULL), false) AS undoing,
+		coalesce(bool_or(s.compensation AND c.state IN ('dead', 'cancelled')), false) AS not_undone,
+		string_agg(CASE WHEN c.state IN ('dead', 'cancelled') THEN
+			format('%s %s: %s', CASE WHEN s.compensation THEN 'compensation of command' ELSE 'command' END, s.step, coalesce(c.error, c.state)) END,
+			'; ' ORDER BY s.compensation, s.step DESC) AS error,
+		max(c.finished_at) AS last_finished_at
+	FROM inventory.saga_step s LEFT JOIN inventory.command_result c USING (message_id)
+	WHERE s.saga_id = r.saga_id
+) t
+WHERE inventory.may_see_command(r.submitted_by);
+
+COMMENT ON VIEW inventory.saga IS 'Sagas: of the caller, of everybody for managers.';
+
+COMMENT ON COLUMN inventory.saga.saga_id IS 'Number of the saga.';
+
+COMMENT ON COLUMN inventory.saga.state IS 'running; done; compensating: a command was given up or cancelled, and those before it are being undone; compensated; failed: one of these could not be undone.';
+
+COMMENT ON COLUMN inventory.saga.done IS 'How many commands have been done.';
+
+COMMENT ON COLUMN inventory.saga.steps IS 'How many commands there are.';
+
+COMMENT ON COLUMN inventory.saga.undone IS 'How many commands have been compensated.';
+
+COMMENT ON COLUMN inventory.saga.error IS 'Why it has failed.';
+
+COMMENT ON COLUMN inventory.saga.submitted_by IS 'Who has submitted it, and whom its commands are executed as.';
+
+COMMENT ON COLUMN inventory.saga.submitted_at IS 'When.';
+
+COMMENT ON COLUMN inventory.saga.finished_at IS 'When it came to its end.';
+
+-- Cancelling and retrying
+
+CREATE FUNCTION inventory.command_find(message_id bigint, OUT command text, OUT key text, OUT payload jsonb,
+	OUT submitted_by regrole, OUT submitted_at timestamptz, OUT state text, OUT attempts integer) RETURNS SETOF record
+	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT c.command, c.key,
+		coalesce((SELECT p.payload FROM inventory.parked_message p JOIN inventory.subscription s USING (subscription_id)
+			WHERE s.name = 'inventory.commands' AND p.number = c.message_id
+				AND p.topic >= 'inventory.command.' AND p.topic < 'inventory.command/'),
+			(SELECT o.payload FROM inventory.outbox o
+			WHERE o.message_id = c.message_id AND c.state = 'pending'
+				AND o.xid >= (SELECT pg_snapshot_xmin(k.after) FROM inventory.delivery_cursor k JOIN inventory.subscription s USING (subscription_id)
+					WHERE s.name = 'inventory.commands' ORDER BY k.cursor_no DESC LIMIT 1))),
+		c.submitted_by, c.submitted_at, c.state, c.attempts
+	FROM inventory.command c WHERE c.message_id = command_find.message_id
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_find(bigint) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_find(bigint) IS 'The engine''s own: what cancel() has to know of a command.';
+
+CREATE FUNCTION inventory.command_retry(before timestamptz) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_command_retry';
+
+REVOKE ALL ON FUNCTION inventory.command_retry(timestamptz) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_retry(timestamptz) IS
+'The engine''s own: makes failed commands due that could have been executed before a time.';
+
+CREATE FUNCTION inventory.cancel(message_id bigint) RETURNS boolean
+	LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'inventory_cancel';
+
+REVOKE ALL ON FUNCTION inventory.cancel(bigint) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.cancel(bigint) IS
+'Cancels a command of the caller''s that is not finished; managers, anybody''s. Waits for one that is just being executed, and fails with IV027 if it is done or dead. False if it had been cancelled already. In a saga, those done before are compensated.';
+
+CREATE FUNCTION inventory.retry_pending(older_than interval DEFAULT NULL) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	before timestamptz := inventory.clock_time()
+		- coalesce(older_than, current_setting('inventory.command_overdue')::interval);
+	count bigint := (SELECT count(*) FROM inventory.pending_command p
+		WHERE p.state <> 'delayed' AND inventory.clock_time() - p.waiting <= before);
+BEGIN
+	IF count = 0 THEN
+		RETURN 0;
+	END IF;
+	PERFORM inventory.command_retry(before);
+	PERFORM inventory.deliver('inventory.commands');
+	RETURN count;
+EXCEPTION WHEN object_in_use THEN
+	-- A delivery process does it, when this has been committed.
+	PERFORM inventory.command_retry(before);
+	RETURN count;
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.retry_pending(interval) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.retry_pending(interval) IS
+'Tries commands at once that have been pending for longer than this, or than inventory.command_overdue; in the caller''s session where no delivery process runs. Returns how many there were.';
+
+-- Old ones go: a saga with all of its commands, when it has come to its end.
+CREATE FUNCTION inventory.command_sweep(first tid, until tid, before timestamptz) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	removed bigint[];
+	sagas bigint[];
+BEGIN
+	SELECT array_agg(DISTINCT s.saga_id) INTO sagas
+	FROM inventory.saga s
+	WHERE s.finished_at < before AND s.saga_id IN (SELECT r.saga_id FROM inventory.command_result r
+		WHERE r.ctid >= first AND r.ctid < until AND r.finished_at < before);
+	WITH gone AS (
+		DELETE FROM inventory.command_result r
+		WHERE r.ctid >= first AND r.ctid < until AND r.finished_at < before AND r.saga_id IS NULL
+			OR r.message_id IN (SELECT s.message_id FROM inventory.saga_step s WHERE s.saga_id = ANY (sagas))
+		RETURNING r.message_id)
+	SELECT array_agg(g.message_id) INTO removed FROM gone g;
+	DELETE FROM inventory.saga_step s WHERE s.saga_id = ANY (sagas);
+	DELETE FROM inventory.saga_run s WHERE s.saga_id = ANY (sagas);
+	-- Without its result, a dead one could be executed again.
+	DELETE FROM inventory.parked_message p USING inventory.subscription s
+	WHERE p.subscription_id = s.subscription_id AND s.sink = 'command'
+		AND p.state IN ('dead', 'skipped') AND p.number = ANY (removed);
+	RETURN coalesce(cardinality(removed), 0);
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_sweep(tid, tid, timestamptz) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_sweep(tid, tid, timestamptz) IS
+'The engine''s own: removes old results of commands from some blocks.';
 
 -- Only what has not been archived can be told event by event.
 CREATE FUNCTION inventory.check_kept(at timestamptz) RETURNS boolean
@@ -1192,7 +2871,7 @@ COMMENT ON VIEW inventory.stat_worker IS 'One row for the launcher, and one per 
 
 COMMENT ON COLUMN inventory.stat_worker.database IS 'The database; NULL for the launcher, which is the server''s.';
 
-COMMENT ON COLUMN inventory.stat_worker.task IS 'launcher, projection, expiry or maintenance.';
+COMMENT ON COLUMN inventory.stat_worker.task IS 'launcher, projection, expiry, maintenance or delivery: looking after the delivery processes (see stat_delivery).';
 
 COMMENT ON COLUMN inventory.stat_worker.pid IS 'The process, the same for all tasks of a database; NULL while there is none.';
 
@@ -1204,7 +2883,7 @@ COMMENT ON COLUMN inventory.stat_worker.last_end IS 'When it last ended, in what
 
 COMMENT ON COLUMN inventory.stat_worker.runs IS 'Times it ran without a failure.';
 
-COMMENT ON COLUMN inventory.stat_worker.rows IS 'Events projected, lines expired, units of maintenance; of the launcher, workers started.';
+COMMENT ON COLUMN inventory.stat_worker.rows IS 'Events projected, lines expired, units of maintenance, delivery processes started; of the launcher, workers started.';
 
 COMMENT ON COLUMN inventory.stat_worker.failures IS 'Times it failed.';
 
@@ -1749,7 +3428,7 @@ COMMENT ON FUNCTION inventory.restored_xid(xid8) IS
 'The engine''s own: 2^48 before a transaction id, as unsigned number.';
 
 CREATE FUNCTION inventory.restored_snapshot(snapshot pg_snapshot) RETURNS pg_snapshot
-	LANGUAGE sql IMMUTABLE PARALLEL SAFE SECURITY DEFINER
+	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT concat_ws(':', inventory.restored_xid(pg_snapshot_xmin(snapshot)),
@@ -1774,11 +3453,18 @@ BEGIN
 	IF NOT EXISTS (SELECT FROM inventory.event v WHERE v.xid >= oldest AND v.xid < zero)
 		AND NOT EXISTS (SELECT FROM inventory.tick t
 			WHERE pg_snapshot_xmax(t.snapshot) > oldest AND pg_snapshot_xmax(t.snapshot) < zero)
+		AND NOT EXISTS (SELECT FROM inventory.delivery_cursor c, LATERAL (VALUES (c.after), (c.upto)) b(boundary)
+			WHERE pg_snapshot_xmax(b.boundary) > oldest AND pg_snapshot_xmax(b.boundary) < zero)
+		AND NOT EXISTS (SELECT FROM inventory.outbox o WHERE o.xid >= oldest AND o.xid < zero)
 	THEN
 		RETURN false;
 	END IF;
 	UPDATE inventory.event v SET xid = inventory.restored_xid(v.xid);
+	UPDATE inventory.outbox o SET xid = inventory.restored_xid(o.xid);
 	UPDATE inventory.tick t SET snapshot = inventory.restored_snapshot(t.snapshot);
+	-- One that is at the beginning stays there.
+	UPDATE inventory.delivery_cursor c SET upto = inventory.restored_snapshot(c.upto),
+		after = CASE WHEN pg_snapshot_xmax(c.after) = '9223372036854775811' THEN c.after ELSE inventory.restored_snapshot(c.after) END;
 	RETURN true;
 END
 $$;
@@ -1786,9 +3472,10 @@ $$;
 REVOKE ALL ON FUNCTION inventory.restore_xids() FROM PUBLIC;
 
 COMMENT ON FUNCTION inventory.restore_xids() IS
-'The engine''s own: makes the transaction ids of restored events and ticks smaller than those of this server, where they are not; returns whether it has.';
+'The engine''s own: makes the transaction ids of restored events, ticks and cursors smaller than those of this server, where they are not; returns whether it has.';
 
--- pg_restore --disable-triggers leaves the triggers of events as ordinary ones.
+-- pg_restore --disable-triggers leaves the triggers of events and messages as
+-- ordinary ones.
 CREATE FUNCTION inventory.restore_triggers() RETURNS void
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -1799,7 +3486,8 @@ BEGIN
 		SELECT g.tgrelid::regclass AS on_table, g.tgname FROM pg_trigger g
 		JOIN pg_class c ON c.oid = g.tgrelid
 		WHERE c.relnamespace = 'inventory'::regnamespace AND g.tgenabled <> 'A'
-			AND g.tgfoid IN ('inventory.event_applied()'::regprocedure, 'inventory.event_append_only()'::regprocedure)
+			AND (g.tgfoid IN ('inventory.event_applied()'::regprocedure, 'inventory.event_append_only()'::regprocedure)
+				OR g.tgname = 'engine_only_row')
 	LOOP
 		EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', trigger.on_table, trigger.tgname);
 	END LOOP;
@@ -1809,7 +3497,28 @@ $$;
 REVOKE ALL ON FUNCTION inventory.restore_triggers() FROM PUBLIC;
 
 COMMENT ON FUNCTION inventory.restore_triggers() IS
-'The engine''s own: the triggers of the event partitions fire always again.';
+'The engine''s own: the triggers of events and messages fire always again.';
+
+-- The first table of the ring is current; the others are kept from now on for as
+-- long as if they had just been closed.
+CREATE FUNCTION inventory.restore_ring() RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	used boolean;
+BEGIN
+	FOR n IN 0..7 LOOP
+		EXECUTE format('SELECT EXISTS (SELECT FROM inventory.outbox_%s)', n) INTO used;
+		UPDATE inventory.outbox_segment s SET state = 'closed', opened_at = inventory.clock_time(), closed_at = inventory.clock_time()
+		WHERE s.segment = n AND s.state = 'free' AND used;
+	END LOOP;
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.restore_ring() FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.restore_ring() IS
+'The engine''s own: the state of the ring of messages follows from where the messages are.';
 
 CREATE FUNCTION inventory.restore_sequences() RETURNS void
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -1827,6 +3536,10 @@ BEGIN
 		EXECUTE format('SELECT setval(%1$L, m.last) FROM (SELECT max(%2$I) AS last FROM %3$s) m, %1$s s WHERE m.last > s.last_value OR m.last = s.last_value AND NOT s.is_called',
 			part.sequence, part.attname, part.on_table);
 	END LOOP;
+	-- Messages have theirs from the sequence of events.
+	PERFORM setval('inventory.event_event_id_seq', m.last)
+	FROM (SELECT max(o.message_id) AS last FROM inventory.outbox o) m, inventory.event_event_id_seq s
+	WHERE m.last > s.last_value OR m.last = s.last_value AND NOT s.is_called;
 END
 $$;
 
@@ -1834,6 +3547,50 @@ REVOKE ALL ON FUNCTION inventory.restore_sequences() FROM PUBLIC;
 
 COMMENT ON FUNCTION inventory.restore_sequences() IS
 'The engine''s own: no number that a row has is given again.';
+
+-- Nobody has asked that this database, a copy perhaps, delivers to the same
+-- sinks as the one that was dumped.  And where that one has gone on, positions
+-- that it has given since would be given again.
+CREATE FUNCTION inventory.restore_subscriptions() RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	names text;
+BEGIN
+	PERFORM setval('inventory.subscription_subscription_id_seq', m.last)
+	FROM (SELECT max(c.epoch) AS last FROM inventory.delivery_cursor c) m,
+		inventory.subscription_subscription_id_seq s
+	WHERE m.last > s.last_value OR m.last = s.last_value AND NOT s.is_called;
+
+	-- A dump that began while the journal was being emptied may lack a cursor:
+	-- then everything that is kept is delivered once more.
+	INSERT INTO inventory.delivery_cursor
+	SELECT s.subscription_id, n.slice, coalesce(c.cursor_no, 0) + 1,
+		coalesce(c.after, '9223372036854775811:9223372036854775811:'), c.upto,
+		coalesce(c.last_number, (-9223372036854775808)::bigint), e.epoch << 40, e.epoch,
+		(SELECT k.timeline_id FROM pg_control_checkpoint() k), c.since, c.until, clock_timestamp(), 0
+	FROM inventory.subscription s
+	CROSS JOIN generate_series(0, s.workers - 1) n(slice)
+	LEFT JOIN inventory.cursors() c ON c.subscription_id = s.subscription_id AND c.slice = n.slice
+	CROSS JOIN LATERAL (SELECT nextval('inventory.subscription_subscription_id_seq') AS epoch
+		WHERE s.subscription_id IS NOT NULL AND n.slice IS NOT NULL) e;
+
+	WITH changed AS (
+		UPDATE inventory.subscription s SET state = 'paused', generation = s.generation + 1
+		WHERE s.state = 'active' RETURNING s.name
+	)
+	SELECT string_agg(format('"%s"', c.name), ', ' ORDER BY c.name) INTO names FROM changed c;
+	IF names IS NOT NULL THEN
+		RAISE NOTICE 'subscriptions are paused: %', names
+			USING HINT = 'resume() those that are to deliver from this database, too; seek() first if messages that were published before the dump are not to be delivered once more.';
+	END IF;
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.restore_subscriptions() FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.restore_subscriptions() IS
+'The engine''s own: pauses restored subscriptions and begins new epochs of their positions.';
 
 CREATE FUNCTION inventory.restore_check() RETURNS void
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -1874,10 +3631,13 @@ BEGIN
 			USING ERRCODE = 'object_not_in_prerequisite_state',
 				HINT = format('Before loading a dump: ALTER DATABASE %I SET inventory.restoring = on.', current_database());
 	END IF;
-	LOCK TABLE inventory.event, inventory.stock, inventory.reservation, inventory.tick IN SHARE ROW EXCLUSIVE MODE;
+	LOCK TABLE inventory.event, inventory.stock, inventory.reservation, inventory.tick,
+		inventory.subscription, inventory.delivery_cursor, inventory.outbox IN SHARE ROW EXCLUSIVE MODE;
 	PERFORM inventory.restore_triggers();
 	PERFORM inventory.restore_xids();
+	PERFORM inventory.restore_ring();
 	PERFORM inventory.restore_sequences();
+	PERFORM inventory.restore_subscriptions();
 	PERFORM inventory.make_foreign_keys();
 	EXECUTE format('ALTER DATABASE %I RESET inventory.restoring', current_database());
 	PERFORM set_config('inventory.restoring', 'off', false);
@@ -1891,7 +3651,7 @@ $$;
 REVOKE ALL ON FUNCTION inventory.post_restore() FROM PUBLIC;
 
 COMMENT ON FUNCTION inventory.post_restore() IS
-'Ends the loading of a dump, after which stock moves again: fits the transaction ids of the events to this server, adds those events to the stock rows that are not in them yet, sets the sequences, resets inventory.restoring, and verifies. If anything differs it is an error, and the database remains as it was. For the owner of the extension.';
+'Ends the loading of a dump, after which stock moves again: fits the transaction ids of the events and messages to this server, adds those events to the stock rows that are not in them yet, sets the sequences, pauses the subscriptions, resets inventory.restoring, and verifies. If anything differs it is an error, and the database remains as it was. For the owner of the extension.';
 
 -- Who may do what.  Nothing is granted to PUBLIC; grant_access() gives a role
 -- one of three levels, each with all of the one before.
@@ -1901,6 +3661,7 @@ CREATE OR REPLACE FUNCTION inventory.grant_access(role regrole, level text) RETU
 AS $$
 DECLARE
 	rank integer := array_position(ARRAY['reader', 'operator', 'manager'], level);
+	relation regclass;
 	signature regprocedure;
 BEGIN
 	IF role IS NULL OR level IS NULL THEN
@@ -1913,7 +3674,15 @@ BEGIN
 	END IF;
 	EXECUTE format('GRANT USAGE ON SCHEMA inventory TO %s', role);
 	EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA inventory TO %s', role);
+	-- The messages themselves; views show everybody those of his own subscriptions, and his own commands.
+	FOR relation IN
+		SELECT c.oid FROM pg_class c
+		WHERE c.relnamespace = 'inventory'::regnamespace AND c.relname ~ '^(outbox(_[0-7])?|delivery_cursor(_[01])?|parked_message|command_result|saga_run)$'
+	LOOP
+		EXECUTE format('REVOKE SELECT ON %s FROM %s', relation, role);
+	END LOOP;
 	IF rank >= 3 THEN
+		EXECUTE format('GRANT SELECT ON inventory.outbox TO %s', role);
 		EXECUTE format('GRANT INSERT, UPDATE, DELETE ON inventory.sku, inventory.location, inventory.lot TO %s', role);
 		EXECUTE format('GRANT USAGE ON SEQUENCE inventory.sku_sku_id_seq, inventory.location_location_id_seq, inventory.lot_lot_id_seq TO %s', role);
 	END IF;
@@ -1925,15 +3694,22 @@ BEGIN
 				'item_at', 'stock_items', 'check_kept', 'available_of', 'tail_on_hand',
 				'tail_reserved', 'tail_committed', 'tail_event_count', 'version',
 				'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'stat_progresses',
-				'stat_workers', 'levels'])
+				'stat_workers', 'levels', 'cursors', 'may_read', 'topic_matches', 'unread_by', 'stat_deliveries',
+				'may_see_command', 'command_role'])
 			OR rank >= 2 AND p.proname = ANY (ARRAY['receive', 'issue', 'adjust', 'set_on_hand',
 				'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship',
-				'release', 'extend', 'release_owner', 'expire_due'])
+				'release', 'extend', 'release_owner', 'expire_due', 'publish',
+				'submit', 'saga', 'command_result', 'cancel'])
 			OR rank >= 3 AND p.proname = ANY (ARRAY['verify', 'rebuild', 'verify_chain',
 				'chain_anchor', 'check_anchor', 'level_differs', 'stat_reset', 'project', 'tick_hash', 'hash_key_id',
-				'make_partition', 'make_partitions', 'maintain', 'archivable', 'archive', 'archive_partition']))
+				'make_partition', 'make_partitions', 'maintain', 'archivable', 'archive', 'archive_partition',
+				'subscribe', 'unsubscribe', 'pause', 'resume', 'seek', 'skip', 'redrive', 'discard', 'replay', 'deliver',
+				'retry_pending']))
 	LOOP
 		EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s', signature, role);
 	END LOOP;
 END
 $$;
+
+COMMENT ON FUNCTION inventory.grant_access(regrole, text) IS
+'Gives a role a level of access: reader sees stock, history and counters; operator also moves, reserves and publishes; manager also keeps master data, verifies, makes partitions, and subscribes. Call it as the owner of the extension or a superuser.';

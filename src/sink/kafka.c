@@ -10,7 +10,8 @@
  * - The client keeps the order within a partition, and a key is always in the same
  *	 partition of a topic.  When the brokers refuse a batch, the client is finished
  *	 (enable.gapless.guarantee), so that nothing behind it is accepted.
- * - A key's message to another topic waits for the report on the one before.
+ * - A key's message to another topic waits for the report on the one before, while
+ *	 other keys go on.
  * - Messages that would have to wait for ever are given up by the sink, all at
  *	 once: what has been sent and not confirmed may have been accepted or not, what
  *	 has not been sent is not.  The client is replaced then.
@@ -42,11 +43,12 @@
 
 typedef enum MessageState
 {
-	WAITING,					/* not given to the client */
+	WAITING,					/* not given to the client yet */
 	PENDING,					/* given, and not reported */
 	ACCEPTED,					/* the brokers have it */
 	FAILED,						/* because of itself: verdict and error are set */
 	GIVEN_UP,					/* not confirmed, because of something else */
+	BEHIND,						/* the one before it with the same key has not gone */
 } MessageState;
 
 /* What is wrong with the sink as a whole. */
@@ -254,14 +256,6 @@ serve(Kafka *kafka, bool wait)
 	return kafka->trouble == NO_TROUBLE;
 }
 
-/* Waits for the report on a message. */
-static void
-await(Kafka *kafka, int index)
-{
-	while (kafka->items[index].state == PENDING && serve(kafka, true))
-		;
-}
-
 /* Gives up what has no report yet, and the client. */
 static void
 give_up(Kafka *kafka)
@@ -368,36 +362,55 @@ give(Kafka *kafka, int index)
 		settle(kafka, index, error, rd_kafka_err2str(error));
 }
 
-/* Whether the message before it with the same key lets this one go. */
+/*
+ * Gives a message to the client if the one before it with the same key lets it
+ * go.  False if that is not known yet.
+ */
 static bool
-may_go(Kafka *kafka, int index)
+try_to_give(Kafka *kafka, int index)
 {
-	int			previous = kafka->items[index].previous;
+	Item	   *item = &kafka->items[index];
+	MessageState before = item->previous < 0 ? ACCEPTED : kafka->items[item->previous].state;
 
-	if (previous < 0)
-		return true;
-	if (!same_topic(kafka, index, previous))
-		await(kafka, previous);
-	return kafka->items[previous].state == ACCEPTED ||
-		(kafka->items[previous].state == PENDING && kafka->trouble == NO_TROUBLE);
+	if (before == WAITING || (before == PENDING && !same_topic(kafka, index, item->previous)))
+		return false;
+	if (before == ACCEPTED || before == PENDING)
+		give(kafka, index);
+	else
+		item->state = BEHIND;
+	return true;
+}
+
+/* Gives what is waiting, from the first that is, and returns which that was. */
+static int
+give_waiting(Kafka *kafka, int first, bool one_by_one)
+{
+	int			still_waiting = kafka->count;
+
+	for (int i = first; i < kafka->count && kafka->trouble == NO_TROUBLE; i++)
+	{
+		if (kafka->items[i].state != WAITING)
+			continue;
+		if (!try_to_give(kafka, i) && still_waiting == kafka->count)
+			still_waiting = i;
+		while (one_by_one && kafka->pending > 0 && serve(kafka, true))
+			;
+		(void) serve(kafka, false);
+	}
+	return still_waiting;
 }
 
 /* Sends what has not been accepted, and waits for all reports. */
 static void
 send_rest(Kafka *kafka, bool one_by_one)
 {
+	int			first = 0;
+
 	kafka->trouble = NO_TROUBLE;
 	kafka->progress_at = milliseconds();
-	for (int i = 0; i < kafka->count && kafka->trouble == NO_TROUBLE; i++)
-	{
-		if (kafka->items[i].state != WAITING || !may_go(kafka, i))
-			continue;
-		give(kafka, i);
-		if (one_by_one)
-			await(kafka, i);
-		else
-			(void) serve(kafka, false);
-	}
+	while ((first = give_waiting(kafka, first, one_by_one)) < kafka->count &&
+		   serve(kafka, true))
+		;
 	while (kafka->pending > 0 && serve(kafka, true))
 		;
 	if (kafka->trouble != NO_TROUBLE)
@@ -422,7 +435,7 @@ send_one_by_one(Kafka *kafka)
 {
 	for (int i = 0; i < kafka->count; i++)
 	{
-		if (kafka->items[i].state == GIVEN_UP ||
+		if (kafka->items[i].state == GIVEN_UP || kafka->items[i].state == BEHIND ||
 			(kafka->items[i].state == FAILED && kafka->messages[i].verdict == SINK_FAIL_MESSAGE))
 			kafka->items[i].state = WAITING;
 	}
@@ -504,6 +517,7 @@ set_verdicts(Kafka *kafka, SinkVerdict verdict)
 			case FAILED:
 				break;
 			case WAITING:
+			case BEHIND:
 				message->verdict = SINK_NOT_SENT;
 				break;
 			default:

@@ -62,6 +62,7 @@ static const char *const fixed_properties[][2] = {
 	{"socket.keepalive.enable", "true"},
 	{"reconnect.backoff.max.ms", "2000"},
 	{"topic.metadata.refresh.interval.ms", "10000"},	/* finds new topics */
+	{"topic.metadata.propagation.max.ms", "3000"},	/* see UNKNOWN_PATIENCE */
 	{"log.queue", "true"},
 	{"log.connection.close", "false"},
 	{"ssl.endpoint.identification.algorithm", "https"},
@@ -353,7 +354,13 @@ hear_error(KafkaProducer *producer, rd_kafka_event_t *event)
 		producer->refused = true;
 }
 
-/* Connections that fail are errors too, and not worth a line each time. */
+/* What is an error too, and comes to the log with the sink's verdict. */
+static bool
+is_error_too(const char *facility)
+{
+	return strcmp(facility, "FAIL") == 0 || strcmp(facility, "FATAL") == 0;
+}
+
 static void
 hear_log(KafkaProducer *producer, rd_kafka_event_t *event)
 {
@@ -363,7 +370,7 @@ hear_log(KafkaProducer *producer, rd_kafka_event_t *event)
 	char		line[512];
 
 	if (rd_kafka_event_log(event, &facility, &words, &severity) != 0 ||
-		severity > LOG_SEVERITY || strcmp(facility, "FAIL") == 0)
+		severity > LOG_SEVERITY || is_error_too(facility))
 		return;
 	snprintf(line, sizeof(line), "Kafka client: %s", words);
 	producer->host->log(line);

@@ -36,6 +36,13 @@ BEGIN
 END
 $$;
 
+-- A table of messages like one of the ring's, with an index like its one.
+CREATE SEQUENCE plain.message_id;
+CREATE TABLE plain.outbox (LIKE inventory.outbox_0 INCLUDING ALL)
+	WITH (fillfactor = 100, autovacuum_enabled = off, toast.autovacuum_enabled = off);
+ALTER TABLE plain.outbox ALTER message_id SET DEFAULT nextval('plain.message_id'),
+	ALTER created_at SET DEFAULT now(), ALTER segment SET DEFAULT 0;
+
 INSERT INTO plain.stock(stock_id, sku_id, location_id, lot_id, condition, on_hand)
 SELECT k.stock_id, k.sku_id, k.location_id, k.lot_id, k.condition, 1000000000
 FROM inventory.stock k;

@@ -48,7 +48,7 @@ SELECT is(t.headlines(), NULL, 'receive() has no message of its own');
 SELECT inventory.adjust('A', 'L', -3, 'broken', reference => 'doc 1', request_id => 'r1',
 	effective_at => '2031-04-09 10:00:00+00', metadata => '{"by": "hand"}') AS adjusted \gset
 SELECT results_eq('SELECT * FROM t.news()', format($$VALUES ('inventory.adjustment', 'A@L', jsonb_build_object('event_id', %s, 'type', 'adjust',
-	'sku', 'A', 'location', 'L', 'condition', 'good', 'delta', -3, 'request_id', 'r1', 'reference', 'doc 1', 'reason', 'broken',
+	'sku', 'A', 'location', 'L', 'condition', 'good', 'on_hand_delta', -3, 'request_id', 'r1', 'reference', 'doc 1', 'reason', 'broken',
 	'actor', current_user, 'recorded_at', '2031-04-10T12:00:00Z', 'effective_at', '2031-04-09T10:00:00Z', 'metadata', '{"by": "hand"}'::jsonb))$$, :adjusted),
 	'adjust() has one that says all about it');
 SELECT is(inventory.adjust('A', 'L', -3, 'broken', reference => 'doc 1', request_id => 'r1',
@@ -56,7 +56,7 @@ SELECT is(inventory.adjust('A', 'L', -3, 'broken', reference => 'doc 1', request
 SELECT is(t.headlines(), NULL, 'has none');
 SELECT inventory.set_on_hand('A', 'L', 90, 97, 'counted') AS counted \gset
 SELECT results_eq('SELECT * FROM t.news()', format($$VALUES ('inventory.adjustment', 'A@L', jsonb_build_object('event_id', %s, 'type', 'count',
-	'sku', 'A', 'location', 'L', 'condition', 'good', 'delta', -7, 'expected', 97, 'counted', 90, 'reason', 'counted',
+	'sku', 'A', 'location', 'L', 'condition', 'good', 'on_hand_delta', -7, 'expected', 97, 'counted', 90, 'reason', 'counted',
 	'actor', current_user, 'recorded_at', '2031-04-10T12:00:00Z'))$$, :counted), 'set_on_hand() has one');
 SELECT inventory.set_on_hand('A', 'L', 90, 90, 'counted') > 0 AS counted;
 SELECT is(t.headlines(), 'adjustment A@L', 'also when the count was right');
@@ -72,7 +72,7 @@ SELECT inventory.post('[{"type": "receive", "sku": "B", "location": "L", "quanti
 	{"type": "count", "sku": "A", "location": "L", "quantity": 91, "expected": 90, "reason": "y"},
 	{"type": "transfer", "sku": "A", "from_location": "L", "to_location": "M", "quantity": 1}]') > 0 AS posted;
 SELECT inventory.post('adjust', '{A,B}', '{L,L}', '{-1,-1}', reason => 'bulk') > 0 AS posted;
-SELECT results_eq($$SELECT key, payload -> 'delta' FROM t.news()$$,
+SELECT results_eq($$SELECT key, payload -> 'on_hand_delta' FROM t.news()$$,
 	$$VALUES ('B@L', '-1'::jsonb), ('A@L', '1'), ('A@L', '-1'), ('B@L', '-1')$$, 'what post() puts right is told line by line');
 BEGIN;
 SELECT inventory.adjust('A', 'L', 1, 'undone') > 0 AS adjusted;
@@ -136,6 +136,11 @@ SELECT is(inventory.expire_due(7), 7::bigint, 'holds may expire bit by bit');
 SELECT is((SELECT count(*) FROM t.news()), 7::bigint, 'and are told bit by bit');
 SELECT is(inventory.expire_due(), 23::bigint, 'the rest');
 SELECT is((SELECT count(*) FROM t.news()), 23::bigint, 'follows');
+SELECT inventory.reserve('[{"sku": "A", "location": "L", "quantity": 1}, {"sku": "B", "location": "L", "quantity": 1}]', ttl => '1 second') AS split \gset
+DO $$ BEGIN PERFORM inventory.set_test_clock('2031-04-10 12:05:30+00'); END $$;
+SELECT inventory.expire_due(1) + inventory.expire_due(1) AS expired;
+SELECT results_eq($$SELECT key, jsonb_array_length(payload -> 'lines') FROM t.news()$$, format('VALUES (%L, 1), (%1$L, 1)', :split),
+	'lines of a reservation that are settled one after the other are told one after the other');
 
 -- ---- Shortages ----
 
@@ -206,6 +211,14 @@ SELECT is(t.headlines(), NULL, 'a stock item that begins with nothing is not tol
 SELECT inventory.receive('gone', 'L', 1) > 0 AS received;
 SELECT inventory.project() AS events \gset
 SELECT is(t.headlines(), 'stock.back gone@L', 'until there is something');
+UPDATE inventory.sku SET sku = 'gone again' WHERE sku = 'gone';
+SELECT inventory.issue('gone again', 'L', 1) > 0 AS issued;
+SELECT inventory.project() AS events \gset
+SELECT is(t.headlines(), 'stock.shortage gone again@L', 'by the name that it has');
+SELECT inventory.receive('gone again', 'L', 1) > 0 AS received;
+UPDATE inventory.sku SET sku = 'gone' WHERE sku = 'gone again';
+SELECT inventory.project() AS events \gset
+SELECT is(t.headlines(), 'stock.back gone@L', 'at the time');
 -- Many of them, and many in one project().
 INSERT INTO inventory.sku (sku) SELECT 'many ' || n FROM generate_series(1, 3000) n;
 SELECT inventory.post('receive', array_agg('many ' || n), array_agg('L'::text), array_agg(1::bigint)) AS posted FROM generate_series(1, 3000) n;

@@ -112,7 +112,7 @@ SELECT is_empty('SELECT * FROM inventory.delivery_cursor', 'not even a cursor');
 -- What is taken
 
 SELECT lives_ok($$SELECT inventory.subscribe('odd', '{a,b.*}', 'function', '{"handler": "app.\"Odd name\""}')$$, 'a subscription is made');
-SELECT is((SELECT options FROM inventory.subscription WHERE name = 'odd'), '{"handler": "app.\"Odd name\"", "start": "now", "batch": 500, "max_attempts": 10, "backoff": "1 second", "backoff_cap": "1 hour", "timeout": "30 seconds", "linger": "50 ms", "park_limit": 10000}'::jsonb, 'its options have their defaults');
+SELECT is((SELECT options FROM inventory.subscription WHERE name = 'odd'), '{"handler": "app.\"Odd name\"", "start": "now", "batch": 500, "max_attempts": 10, "backoff": "1 second", "backoff_cap": "1 hour", "timeout": "30 seconds", "linger": "20 ms", "park_limit": 10000}'::jsonb, 'its options have their defaults');
 SELECT row_eq($$SELECT owner, topics, sink, workers, state, generation FROM inventory.subscription WHERE name = 'odd'$$, ROW(current_user::regrole, '{a,b.*}'::text[], 'function'::text, 1, 'active'::text, 1::bigint), 'and the row says what was given');
 SELECT throws_ok($$SELECT inventory.subscribe('odd', '{a}', 'notify', '{"channel": "c"}')$$, '42710', 'there is a subscription "odd" already', 'not twice with the same name');
 SELECT lives_ok($$SELECT inventory.subscribe('sliced', '{#}', 'function', '{"handler": "app.handle", "workers": 3, "batch": 7, "max_attempts": 2, "backoff": "1 minute", "key_prefix": "A"}')$$, 'with three workers');

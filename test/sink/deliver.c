@@ -4,16 +4,19 @@
  *		deliver LIBRARY [option=value ...]
  *
  *		position <tab> id <tab> topic <tab> key <tab> sku <tab> data [<tab> header=value ...]
- *					a message of the next call; an empty key or SKU is none
+ *					a message of the next call; an empty key or SKU is none, and so is
+ *					\N as data
  *		send		sends them: per message "position verdict error", then
  *					"sent verdict milliseconds error"
  *		open		"opened", or "failed verdict error"; also how long it took
  *		close		"closed milliseconds"
  *		idle		"idle 1 milliseconds", or 0: to be opened again
- *		stop MS		from so many milliseconds on, the process is to stop
+ *		stop MS		from so many milliseconds on, the process is to stop; -1: not
+ *		signals		"signals MASK ...": what each other thread has blocked
  *		size N		what follows has a payload of N bytes instead of its own
  *		fill N T K P	N messages of topic T with K keys, from position P on
  */
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -22,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "sink.h"
 
@@ -109,10 +113,10 @@ set_payload(SinkMessage *message, const char *data)
 		message->data = large;
 	}
 	else
-		message->data = strdup(data);
-	message->data_length = strlen(message->data);
+		message->data = strcmp(data, "\\N") == 0 ? NULL : strdup(data);
+	message->data_length = message->data ? strlen(message->data) : 0;
 	snprintf(structured, sizeof(structured), "{\"specversion\":\"1.0\",\"id\":\"%s\",\"data\":%.200s}",
-			 message->id, payload_size ? "\"large\"" : message->data);
+			 message->id, payload_size ? "\"large\"" : message->data ? message->data : "null");
 	message->structured = strdup(structured);
 	message->structured_length = strlen(structured);
 }
@@ -252,6 +256,41 @@ close_sink(void)
 	printf("closed %ld\n", milliseconds() - started);
 }
 
+/* As /proc has it. */
+static void
+show_blocked(const char *thread)
+{
+	char		name[300];
+	char		line[256];
+	FILE	   *status;
+
+	snprintf(name, sizeof(name), "/proc/self/task/%s/status", thread);
+	status = fopen(name, "r");
+	while (status && fgets(line, sizeof(line), status))
+	{
+		if (strncmp(line, "SigBlk:\t", 8) == 0)
+			printf(" %.16s", line + 8);
+	}
+	if (status)
+		fclose(status);
+}
+
+static void
+show_signals(void)
+{
+	DIR		   *threads = opendir("/proc/self/task");
+	struct dirent *thread;
+
+	printf("signals");
+	while ((thread = readdir(threads)) != NULL)
+	{
+		if (thread->d_name[0] != '.' && atoi(thread->d_name) != getpid())
+			show_blocked(thread->d_name);
+	}
+	closedir(threads);
+	printf("\n");
+}
+
 static void
 obey(char *line, const SinkOption *options, int count)
 {
@@ -269,7 +308,9 @@ obey(char *line, const SinkOption *options, int count)
 		printf("idle %d %ld\n", well, milliseconds() - started);
 	}
 	else if (strncmp(line, "stop ", 5) == 0)
-		stop_at = milliseconds() + atol(line + 5);
+		stop_at = atol(line + 5) < 0 ? 0 : milliseconds() + atol(line + 5);
+	else if (strcmp(line, "signals") == 0)
+		show_signals();
 	else if (strncmp(line, "size ", 5) == 0)
 		payload_size = atol(line + 5);
 	else if (strncmp(line, "fill ", 5) == 0)

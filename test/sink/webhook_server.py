@@ -2,13 +2,14 @@
 """A receiver of webhooks that does as it is told.
 
     webhook_server.py RECORD [--port PORT] [--secret WHSEC] [--tls CERTIFICATE KEY]
-        [--strict]
+        [--strict] [--idle SECONDS]
 
 Prints its port. What to do stands in the message's payload, or in the metadata of
 an event: {"answer": ...}, a list for one answer after the other (by message): a
 status, or "stall", "close", "huge", "drip", "drip after 200", "half", "redirect";
 {"delay": seconds}; {"after": seconds} for Retry-After; {"to": URL} for Location.
-Without any it answers 200. With --strict, 401 unless the first signature is right.
+Without any it answers 200. With --strict, 401 unless the first signature is right;
+with --idle it closes connections that have been idle for so long.
 
 Each request is written to the file RECORD as a line of JSON: when, path,
 headers, body, the connection, how many were under way, and with --secret
@@ -31,6 +32,7 @@ parser.add_argument('--port', type=int, default=0)
 parser.add_argument('--secret')
 parser.add_argument('--tls', nargs=2)
 parser.add_argument('--strict', action='store_true')
+parser.add_argument('--idle', type=float)
 arguments = parser.parse_args()
 
 lock = threading.Lock()
@@ -48,6 +50,7 @@ def signature(message_id, timestamp, body):
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
     disable_nagle_algorithm = True
+    timeout = arguments.idle
 
     def log_message(self, *anything):
         pass

@@ -77,6 +77,7 @@ sub begin { return $_[0]->say_to($_[1]); }
 sub open { return $_[0]->begin('open')->hear; }
 sub idle { return $_[0]->begin('idle')->hear; }
 sub close { return $_[0]->begin('close')->hear; }
+sub signals { return $_[0]->begin('signals')->hear; }
 sub send { return $_[0]->begin('send')->sent; }
 
 # What a call has come to: verdict, ms, error; verdict_of and error_of by

@@ -5,8 +5,8 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::Bin;
 use InventoryDocs;
-use InventorySink;
 use InventoryTest;
+use KafkaCluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep time);
@@ -56,17 +56,16 @@ is(system('/usr/bin/python3', "$folder/latest.py"), 0, 'in Python, too');
 
 # ---- Kafka ----
 
-chomp(my $libraries = `${\ ($ENV{PG_CONFIG} // 'pg_config')} --pkglibdir`);
 SKIP:
 {
-	skip 'built without librdkafka', 4 unless -e "$libraries/inventory_sink_kafka.so";
+	skip KafkaCluster::missing(), 4 if KafkaCluster::missing();
 	skip 'no Kafka client for Python', 4 if system("/usr/bin/python3 -c 'import confluent_kafka' 2>/dev/null");
 
-	my $cluster = kafka_cluster(compile('kafka_cluster', 'rdkafka'), 1);
-	order($cluster, 'topic stock 3');
+	my $cluster = KafkaCluster->new(1);
+	$cluster->order('topic stock 3');
 	add_skus($node, 1000, @skus);
 	my $subscribe = example('kafka.md', '-- subscribe');
-	$subscribe =~ s/kafka-1.*?:9092'/$cluster->{brokers}'/ or die;
+	$subscribe =~ s/kafka-1.*?:9092'/${\ $cluster->brokers}'/ or die;
 	$node->safe_psql('postgres', $subscribe);
 	$node->safe_psql('postgres', "SELECT inventory.seek('stock', 'earliest')");
 	append_to_file("$folder/consumer.py", example('consumer.md', '#!/usr/bin/env python3'));
@@ -80,7 +79,7 @@ SKIP:
 		waitpid $consumer, 0 if $consumer;
 		$group++;
 		$consumer = fork // die;
-		exec '/usr/bin/python3', "$folder/consumer.py", $cluster->{brokers}, 'stock', "group-$group", $database unless $consumer;
+		exec '/usr/bin/python3', "$folder/consumer.py", $cluster->brokers, 'stock', "group-$group", $database unless $consumer;
 	};
 	my $turns = 0;
 	$run = run_clients($node, [
@@ -101,11 +100,7 @@ SKIP:
 	}
 	is($counted, $stock, "a consumer that was killed $group times has added up the stock");
 	is($node->safe_psql('copy', 'SELECT count(*) FROM received'), $node->safe_psql('postgres', 'SELECT count(*) FROM inventory.event'), 'every event once');
-	my ($out, $err) = ('', '');
-	my $records = sub {
-		IPC::Run::run([ 'kcat', '-b', $cluster->{brokers}, '-C', '-t', 'stock', '-o', 'beginning', '-e', '-q', '-f', '%k\n' ], '>', \$out, '2>', \$err);
-		return $out =~ tr/\n//;
-	};
+	my $records = sub { return scalar(() = $cluster->read_topic('stock', '-f', '%k\n') =~ /\n/g); };
 	my $events = $node->safe_psql('postgres', 'SELECT count(*) FROM inventory.event');
 	usleep(200_000) while $records->() < 1.5 * $events && time < $until;
 	cmp_ok($records->(), '>', $events, 'of ' . $records->() . " records for $events events");
@@ -113,7 +108,7 @@ SKIP:
 	is($node->safe_psql('copy', 'SELECT key, on_hand FROM counted ORDER BY key COLLATE "C"'), $stock, 'which change nothing any more');
 	kill 'KILL', $consumer;
 	waitpid $consumer, 0;
-	end_talk($cluster);
+	$cluster->end;
 }
 $node->stop;
 done_testing();

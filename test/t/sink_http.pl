@@ -9,12 +9,12 @@ use InventoryTest;
 use File::Temp;
 use JSON::PP;
 use PostgreSQL::Test::Utils;
-use SinkDriver;
+use WebhookDriver;
 use Test::More;
 use Time::HiRes qw(sleep time);
 use WebhookServer;
 
-plan skip_all => 'the webhook sink was not built' unless SinkDriver::library('http');
+plan skip_all => 'the webhook sink was not built' unless WebhookDriver::library('http');
 
 my $folder = PostgreSQL::Test::Utils::tempdir();
 my $secret = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw';

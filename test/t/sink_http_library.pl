@@ -7,18 +7,18 @@ use lib $FindBin::Bin;
 use File::Temp;
 use IO::Socket::INET;
 use JSON::PP;
-use SinkDriver;
+use WebhookDriver;
 use Test::More;
-use Time::HiRes qw(time);
+use Time::HiRes qw(sleep time);
 use WebhookServer;
 
-plan skip_all => 'the webhook sink was not built' unless SinkDriver::library('http');
+plan skip_all => 'the webhook sink was not built' unless WebhookDriver::library('http');
 
 my $folder = File::Temp->newdir('webhook-XXXXXX', TMPDIR => 1);
 my $secret = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw';
 my $old_secret = 'whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD';
 my $server = WebhookServer->new("$folder/requests", '--secret', $secret);
-my $driver = SinkDriver->new('http');
+my $driver = WebhookDriver->new('http');
 my $count = 0;
 
 sub reopen
@@ -208,6 +208,16 @@ is($result->{verdict}, 'RETRY_SINK', 'that is stopped is a sink that is down');
 like($result->{error}, qr/connect/, 'and the error says so');
 $server->start;
 is($driver->send([ 'a', 'k', 't', '{}' ])->{verdict}, 'OK', 'and when it comes back, messages are taken');
+
+my $tidy = WebhookServer->new("$folder/tidy", '--idle', '0.2');
+reopen(url => $tidy->url);
+foreach my $n (1 .. 3)
+{
+	is($driver->send([ "a-$n", 'k', 't', '{}' ])->{verdict}, 'OK', "a receiver that closes idle connections takes message $n");
+	sleep 0.5;
+}
+is(scalar(() = $tidy->requests), 3, 'each once');
+$tidy->stop;
 
 # Several at a time
 

@@ -4,76 +4,30 @@ use strict;
 use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::Bin;
-use InventorySink;
 use InventoryTest;
+use KafkaCluster;
 use JSON::PP;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-chomp(my $libraries = `${\ ($ENV{PG_CONFIG} // 'pg_config')} --pkglibdir`);
-plan skip_all => 'built without librdkafka' unless -e "$libraries/inventory_sink_kafka.so";
-plan skip_all => 'without kcat there is nothing to consume with' unless `which kcat`;
-my $program = compile('kafka_cluster', 'rdkafka');
+plan skip_all => KafkaCluster::missing() if KafkaCluster::missing();
 my ($PRODUCE, $NOT_LEADER, $NOT_ENOUGH_REPLICAS, $TOO_LARGE) = (0, 6, 19, 10);
 
 my $CLIENTS = 8;
 my @skus = map { "sku-$_" } 1 .. 12;
-my $cluster = kafka_cluster($program, 3);
-order($cluster, 'topic stock 4');
+my $cluster = KafkaCluster->new(3);
+$cluster->order('topic stock 4');
 my $node = new_node('shop', conf => 'restart_after_crash = on');
 my $system = $node->safe_psql('postgres', 'SELECT system_identifier FROM pg_control_system()');
 $node->safe_psql('postgres', qq{
-CREATE SERVER kafka FOREIGN DATA WRAPPER inventory_kafka OPTIONS (brokers '$cluster->{brokers}', topic 'stock', timeout '3s', max_message_size '5000');
-CREATE SERVER each FOREIGN DATA WRAPPER inventory_kafka OPTIONS (brokers '$cluster->{brokers}', timeout '3s');
+CREATE SERVER kafka FOREIGN DATA WRAPPER inventory_kafka OPTIONS (brokers '${\ $cluster->brokers}', topic 'stock', timeout '3s', max_message_size '5000');
+CREATE SERVER each FOREIGN DATA WRAPPER inventory_kafka OPTIONS (brokers '${\ $cluster->brokers}', timeout '3s');
 CREATE USER MAPPING FOR CURRENT_USER SERVER kafka;
 CREATE USER MAPPING FOR CURRENT_USER SERVER each;
 SELECT inventory.subscribe('stock', '{inventory.event.#}', 'kafka', '{"start": "earliest", "backoff": "100 ms", "backoff_cap": "500 ms"}');
 });
 add_skus($node, 100_000, @skus);
-
-sub consumed
-{
-	my ($topic) = @_;
-	my ($out, $err) = ('', '');
-	IPC::Run::run([ 'kcat', '-b', $cluster->{brokers}, '-C', '-t', $topic, '-o', 'beginning', '-e', '-q', '-J' ], '>', \$out, '2>', \$err);
-	my @records = map { decode_json($_) } split /\n/, $out;
-	for my $record (@records)
-	{
-		my @headers = @{ $record->{headers} };
-		$record->{headers} = {@headers};
-	}
-	return sort { $a->{partition} <=> $b->{partition} || $a->{offset} <=> $b->{offset} } @records;
-}
-
-# Waits until a topic has the message of this number, or so many of any.
-sub arrives
-{
-	my ($topic, $number, $many) = @_;
-	my $until = time + $PostgreSQL::Test::Utils::timeout_default;
-	while (time < $until)
-	{
-		my ($out, $err) = ('', '');
-		IPC::Run::run([ 'kcat', '-b', $cluster->{brokers}, '-C', '-t', $topic, '-o', 'beginning', '-e', '-q', '-f', '%h\n' ], '>', \$out, '2>', \$err);
-		my @numbers = $out =~ /ce_messagenumber=(\d+)/g;
-		return 1 if defined $number ? grep { $_ == $number } @numbers : @numbers >= $many;
-		usleep(100_000);
-	}
-	return 0;
-}
-
-# What a consumer keeps that drops what it has seen of a key.
-my %last;
-sub deduplicated
-{
-	my (@records) = @_;
-	return grep {
-		my $sequence = $_->{headers}{ce_sequence};
-		my $new = $sequence gt ($last{ $_->{key} } // '');
-		$last{ $_->{key} } = $sequence if $new;
-		$new
-	} @records;
-}
 
 my $events = q{SELECT event_id || ' ' || sku || '@' || location FROM inventory.event JOIN inventory.stock USING (stock_id)
 JOIN inventory.sku USING (sku_id) JOIN inventory.location USING (location_id) ORDER BY event_id};
@@ -89,9 +43,8 @@ sub all_arrive
 	while ($found ne $expected && time < $until)
 	{
 		usleep(200_000);
-		@records = consumed('stock');
-		%last = ();
-		@kept = (@{ $options{before} // [] }, deduplicated(@records));
+		@records = $cluster->consumed('stock');
+		@kept = (@{ $options{before} // [] }, KafkaCluster::latest(@records));
 		$found = join "\n", map { "$_->{headers}{ce_messagenumber} $_->{key}" }
 		  sort { $a->{headers}{ce_messagenumber} <=> $b->{headers}{ce_messagenumber} } @kept;
 	}
@@ -143,54 +96,54 @@ is("$record->{headers}{ce_type} $record->{headers}{ce_subscription}", 'inventory
 my $misfortunes = 0;
 load(150, meanwhile => sub {
 	return if $misfortunes++ % 20;
-	order($cluster, one_of("errors $PRODUCE 2 $NOT_LEADER", "errors $PRODUCE 1 $NOT_ENOUGH_REPLICAS", "errors $PRODUCE 1 $TOO_LARGE",
+	$cluster->order(one_of("errors $PRODUCE 2 $NOT_LEADER", "errors $PRODUCE 1 $NOT_ENOUGH_REPLICAS", "errors $PRODUCE 1 $TOO_LARGE",
 			'down ' . (1 + number_below(3)), 'up 1'));
 });
-order($cluster, map { "up $_" } 1 .. 3);
+$cluster->order(map { "up $_" } 1 .. 3);
 all_arrive('through errors of the brokers');
 
 # An outage: the subscription waits, writes nothing, and shows it.
-order($cluster, map { "down $_" } 1 .. 3);
+$cluster->order(map { "down $_" } 1 .. 3);
 load(20);
 $node->poll_query_until('postgres', "SELECT state = 'backoff' AND last_error ~ 'refused' FROM inventory.stat_delivery WHERE subscription = 'stock'") or die 'no backoff';
 is($node->safe_psql('postgres', 'SELECT count(*) FROM inventory.parked_message'), '0', 'during an outage nothing is parked');
-order($cluster, map { "up $_" } 1 .. 3);
+$cluster->order(map { "up $_" } 1 .. 3);
 all_arrive('after an outage');
 
 # A message that is too large is dead; the others of its key go on.
 my $large = $node->safe_psql('postgres', q{SELECT inventory.receive('sku-1', 'L', 5, metadata => jsonb_build_object('text', repeat('x', 6000)))});
 my $next = $node->safe_psql('postgres', q{SELECT inventory.issue('sku-1', 'L', 5)});
 $node->poll_query_until('postgres', "SELECT count(*) = 1 FROM inventory.dead_letter WHERE subscription = 'stock' AND last_error ~ 'too large'") or die 'no dead letter';
-ok(arrives('stock', $next), 'what comes after a message that is too large is sent');
+ok($cluster->arrives('stock', $next), 'what comes after a message that is too large is sent');
 $node->safe_psql('postgres', "ALTER SERVER kafka OPTIONS (SET max_message_size '1000000')");
 $node->safe_psql('postgres', "SELECT inventory.redrive('stock')");
-ok(arrives('stock', $large), 'and it, too, when the limit has been raised');
+ok($cluster->arrives('stock', $large), 'and it, too, when the limit has been raised');
 
 # A topic that is not there: its messages wait, the others go on.
-order($cluster, "topic_error inventory.event.adjust 3");
+$cluster->order("topic_error inventory.event.adjust 3");
 $node->safe_psql('postgres', q{SELECT inventory.subscribe('each', '{inventory.event.adjust,inventory.event.issue}', 'each', '{"backoff": "100 ms", "backoff_cap": "500 ms", "max_attempts": 1000}')});
 my $one = $node->safe_psql('postgres', "SELECT inventory.adjust('sku-1', 'L', 1, 'found')");
 my $two = $node->safe_psql('postgres', "SELECT inventory.issue('sku-1', 'L', 1)");
 my $three = $node->safe_psql('postgres', "SELECT inventory.issue('sku-2', 'L', 1)");
-ok(arrives('inventory.event.issue', $three), 'when a topic is not there, other keys go on');
+ok($cluster->arrives('inventory.event.issue', $three), 'when a topic is not there, other keys go on');
 is($node->safe_psql('postgres', "SELECT string_agg(state, ' ' ORDER BY position) FROM inventory.parked WHERE subscription = 'each'"), 'retry deferred', 'its message is parked, with what is behind it');
-order($cluster, "topic_error inventory.event.adjust 0");
-ok(arrives('inventory.event.adjust', $one) && arrives('inventory.event.issue', $two), 'both are sent when the topic is there');
+$cluster->order("topic_error inventory.event.adjust 0");
+ok($cluster->arrives('inventory.event.adjust', $one) && $cluster->arrives('inventory.event.issue', $two), 'both are sent when the topic is there');
 
 # The server crashes while brokers stall.  From here on, a new topic: the one
 # before has a message out of its order.
-order($cluster, 'topic again 4');
+$cluster->order('topic again 4');
 my @before = @kept;
 $node->safe_psql('postgres', "ALTER SERVER kafka OPTIONS (SET topic 'again')");
 my $seen = $node->safe_psql('postgres', 'SELECT max(event_id) FROM inventory.event');
 my $run = start_clients($node, [ map { script(300) } 1 .. $CLIENTS ]);
 usleep(300_000);
-$cluster->{run}->signal('STOP');
+$cluster->freeze;
 usleep(300_000);
 my $pid = $node->safe_psql('postgres', "SELECT pid FROM inventory.stat_delivery WHERE subscription = 'stock'");
 kill 'KILL', $pid;
 finish_clients($run, server_gone => 1);
-$cluster->{run}->signal('CONT');
+$cluster->thaw;
 $node->poll_query_until('postgres', 'SELECT 1', '1') or die 'the server does not come back';
 $events =~ s/ORDER BY/WHERE event_id > $seen ORDER BY/;
 my $expected = $node->safe_psql('postgres', $events);
@@ -199,36 +152,58 @@ my $until = time + $PostgreSQL::Test::Utils::timeout_default;
 while ($found ne $expected && time < $until)
 {
 	usleep(200_000);
-	%last = ();
 	$found = join "\n", map { "$_->{headers}{ce_messagenumber} $_->{key}" }
-	  sort { $a->{headers}{ce_messagenumber} <=> $b->{headers}{ce_messagenumber} } deduplicated(consumed('again'));
+	  sort { $a->{headers}{ce_messagenumber} <=> $b->{headers}{ce_messagenumber} } KafkaCluster::latest($cluster->consumed('again'));
 }
 is($found, $expected, 'after a crash of the delivery process: every event is there, and in the order of its key');
 my %twice;
-push @{ $twice{ $_->{headers}{ce_id} } }, $_->{headers}{ce_sequence} for consumed('again');
+push @{ $twice{ $_->{headers}{ce_id} } }, $_->{headers}{ce_sequence} for $cluster->consumed('again');
 is(scalar(grep { my %of = map { $_ => 1 } @{ $twice{$_} }; keys %of > 1 } keys %twice), 0, 'what came twice has its id and position both times');
 
 # The cluster is lost, and another takes its place.
-kill 'KILL', $cluster->{run}{KIDS}[0]{PID};
-eval { $cluster->{run}->finish };
+$cluster->end;
 $node->safe_psql('postgres', "SELECT inventory.issue('sku-2', 'L', 1)");
 $node->poll_query_until('postgres', "SELECT state = 'backoff' FROM inventory.stat_delivery WHERE subscription = 'stock'") or die 'no backoff';
-$cluster = kafka_cluster($program, 1);
-$node->safe_psql('postgres', "ALTER SERVER kafka OPTIONS (SET brokers '$cluster->{brokers}')");
-arrives('again', undef, 1);
-is(join(' ', map { $_->{key} } consumed('again')), 'sku-2@L', 'another cluster gets what the former one has not confirmed');
+$cluster = KafkaCluster->new(1);
+$node->safe_psql('postgres', "ALTER SERVER kafka OPTIONS (SET brokers '${\ $cluster->brokers}')");
+$cluster->arrives('again', undef, 1);
+is(join(' ', map { $_->{key} } $cluster->consumed('again')), 'sku-2@L', 'another cluster gets what the former one has not confirmed');
+
+# Dropping things while brokers stall.
+for my $drop ('SET inventory.allow_drop = on; DROP EXTENSION inventory CASCADE', 'DROP DATABASE other')
+{
+	my $database = $drop =~ /DATABASE/ ? 'postgres' : 'other';
+	$node->safe_psql('postgres', 'DROP DATABASE IF EXISTS other');
+	$node->safe_psql('postgres', 'CREATE DATABASE other');
+	$node->safe_psql('other', qq{
+CREATE EXTENSION inventory;
+CREATE SERVER kafka FOREIGN DATA WRAPPER inventory_kafka OPTIONS (brokers '${\ $cluster->brokers}', topic 'other');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kafka;
+SELECT inventory.subscribe('stock', '{inventory.event.#}', 'kafka');
+INSERT INTO inventory.sku (sku) VALUES ('a');
+INSERT INTO inventory.location (location) VALUES ('L')});
+	my $first = $node->safe_psql('other', "SELECT inventory.receive('a', 'L', 1)");
+	$cluster->arrives('other', $first) or die 'nothing arrives';
+	$cluster->freeze;
+	$node->safe_psql('other', "SELECT inventory.receive('a', 'L', 1)");
+	$node->poll_query_until('other', "SELECT state = 'running' FROM inventory.stat_delivery") or die 'it is not sending';
+	my $began = time;
+	$node->safe_psql($database, $drop);
+	cmp_ok(time - $began, '<', 2, "$drop takes less than two seconds although the brokers do not answer");
+	$cluster->thaw;
+}
 
 # Shutting down while brokers stall.
-$cluster->{run}->signal('STOP');
+$cluster->freeze;
 $node->safe_psql('postgres', "SELECT inventory.issue('sku-2', 'L', 1)");
 usleep(500_000);
 my $began = time;
 $node->stop('fast');
 cmp_ok(time - $began, '<', 2, 'a server stops within two seconds although the brokers do not answer');
-$cluster->{run}->signal('CONT');
+$cluster->thaw;
 $node->start;
-ok(arrives('again', undef, 2), 'and sends it afterwards');
+ok($cluster->arrives('again', undef, 2), 'and sends it afterwards');
 agrees($node, 'after all of it');
 $node->stop;
-end_talk($cluster);
+$cluster->end;
 done_testing();

@@ -63,6 +63,7 @@ sub acknowledged
 	} 0 .. $CLIENTS - 1;
 }
 
+$primary->safe_psql('postgres', q{SELECT inventory.subscribe('watch', '{inventory.event.*}', 'notify', '{"channel": "watch"}')});
 run_clients($primary, [ map { script("a$_", 60) } 1 .. $CLIENTS ]);
 agrees($primary, 'the primary after some load');
 $primary->wait_for_catchup($standby);
@@ -89,8 +90,21 @@ is($standby->safe_psql('postgres', "SELECT inventory.available('nothing')"), '0'
 is($standby->safe_psql('postgres', "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT inventory.available('lots', 'L'); COMMIT"),
 	$primary->safe_psql('postgres', "SELECT inventory.available('lots', 'L')"), 'reading works in a repeatable read transaction of the standby');
 
+is($standby->safe_psql('postgres', 'SELECT subscription, topics, sink, state FROM inventory.stat_subscription'), 'watch|{inventory.event.*}|notify|stopped', 'the standby shows subscriptions, and delivers nothing');
+is($standby->safe_psql('postgres', 'SELECT count(*) FROM inventory.cursors()'), '1', 'and where they are');
+
 # Writing.
 my %write = (
+	subscribe => q{SELECT inventory.subscribe('more', '{#}', 'notify', '{"channel": "more"}')},
+	unsubscribe => "SELECT inventory.unsubscribe('watch')",
+	pause => "SELECT inventory.pause('watch')",
+	resume => "SELECT inventory.resume('watch')",
+	seek => "SELECT inventory.seek('watch', 'earliest')",
+	skip => "SELECT inventory.skip('watch', 1)",
+	redrive => "SELECT inventory.redrive('watch')",
+	discard => "SELECT inventory.discard('watch')",
+	replay => q{SELECT inventory.replay('watch', 'notify', '2001-01-01', options => '{"channel": "more"}')},
+	deliver => "SELECT inventory.deliver('watch')",
 	receive => "SELECT inventory.receive('sku-1', 'L', 1)",
 	issue => "SELECT inventory.issue('sku-1', 'L', 1)",
 	adjust => "SELECT inventory.adjust('sku-1', 'L', 1, 'found')",
@@ -123,6 +137,7 @@ is($standby->safe_psql('postgres', "SELECT inventory.available('lots', 'L', 'one
 
 # Promotion under load.  From then on the primary waits for a standby that does
 # not come back, and so acknowledges nothing more.
+my $epoch = $primary->safe_psql('postgres', 'SELECT position >> 40 FROM inventory.cursors()');
 my $run = start_clients($primary, [ map { script("b$_", 4000) } 1 .. $CLIENTS ]);
 usleep(10_000) while acknowledged($run) < 1500;
 $standby->promote;
@@ -140,6 +155,8 @@ delete $known{$_} for @acknowledged;
 delete $known{ "b$_/" . (($last{"b$_"} // 0) + 1) } for 1 .. $CLIENTS;
 is(join(' ', sort keys %known), '', 'and beyond these at most what each session had under way');
 agrees($standby, 'after the promotion');
+
+ok($standby->poll_query_until('postgres', "SELECT position >> 40 > $epoch FROM inventory.cursors()"), 'positions of a subscription begin anew: the old ones may have been given to messages that are lost');
 
 # Selling goes on, to the last unit.
 my $left = $standby->safe_psql('postgres', "SELECT inventory.available('sku-1', 'L/1')");

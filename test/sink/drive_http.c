@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
- * drive.c
- *		Drives the library of a sink without a database, by lines on the standard
- *		input, fields separated by tabs:
+ * drive_http.c
+ *		Drives the webhook sink without a database, with a resolver that does as
+ *		it is told, by lines on the standard input, fields separated by tabs:
  *
  *			resolve NAME ADDRESS	what a name resolves to from here on; "slow":
  *									nothing, after 30 seconds
