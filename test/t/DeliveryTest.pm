@@ -45,11 +45,11 @@ sub transaction
 	return $sql . (rand() < 0.1 ? "ROLLBACK;\n" : "COMMIT;\n");
 }
 
-# So many clients, each a number of sessions of 25 transactions; a session that
-# is lost is followed by the next one as soon as the server is there.
+# So many clients, each with one session of 25 transactions after the other; a
+# session that is lost is followed by the next one as soon as the server is there.
 sub start_publishers
 {
-	my ($node, $topic, $keys, $clients, $sessions) = @_;
+	my ($node, $topic, $keys, $clients) = @_;
 	my $dir = PostgreSQL::Test::Utils::tempdir();
 	my $psql = $node->installed_command('psql');
 	my $connection = $node->connstr('postgres');
@@ -61,32 +61,26 @@ sub start_publishers
 		push @pids, $pid;
 		next if $pid;
 		srand($InventoryTest::seed + $client);
-		for my $session (1 .. $sessions)
+		for (my $session = 1; !-e "$dir/stop"; $session++)
 		{
 			my $file = "$dir/$client.$session.sql";
 			append_to_file($file, join '', map { transaction($topic, $keys) } 1 .. 25);
 			system "$psql -XAtq -d '$connection' -f $file >/dev/null 2>>$dir/err";
-			sleep 0.2 if $?;
+			sleep 0.2;
 		}
 		POSIX::_exit(0);
 	}
-	return \@pids;
+	return { pids => \@pids, dir => $dir };
 }
 
+# Calls $meanwhile again and again, until it is false; then the clients end.
 sub finish_publishers
 {
-	my ($pids, $meanwhile) = @_;
-	my %left = map { $_ => 1 } @$pids;
+	my ($publishers, $meanwhile) = @_;
 
-	while (%left)
-	{
-		for my $pid (keys %left)
-		{
-			delete $left{$pid} if waitpid($pid, POSIX::WNOHANG()) == $pid;
-		}
-		$meanwhile->() if $meanwhile && %left;
-		sleep 0.02;
-	}
+	1 while $meanwhile->();
+	append_to_file("$publishers->{dir}/stop", '');
+	waitpid $_, 0 for @{ $publishers->{pids} };
 	return;
 }
 
