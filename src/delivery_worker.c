@@ -36,6 +36,7 @@
 #include "storage/sinval.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -46,6 +47,7 @@
 #include "delivery.h"
 #include "delivery_sink.h"
 #include "delivery_slot.h"
+#include "endpoint.h"
 #include "extension.h"
 #include "handler.h"
 #include "inventory.h"
@@ -63,6 +65,9 @@
 /* A sink that is down. */
 #define SINK_BACKOFF_MIN_MS 100
 #define SINK_BACKOFF_MAX_MS 60000
+
+/* While a sink is down: whether somebody has changed the server or the mapping. */
+#define LOOK_MS 1000
 
 /* For so long messages are handled in one transaction. */
 #define ROUND_US (50 * 1000)
@@ -730,6 +735,8 @@ pause_for(int64 wait, uint32 wait_event)
 {
 	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait);
 
+	uint64		endpoints = endpoint_changes();
+
 	for (;;)
 	{
 		int64		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
@@ -737,10 +744,18 @@ pause_for(int64 wait, uint32 wait_event)
 		attend();
 		if (left <= 0)
 			return;
+		if (failures_in_row > 0)
+			left = Min(left, LOOK_MS);
 		pgstat_report_stat(true);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 left, wait_event);
 		ResetLatch(MyLatch);
+		if (failures_in_row > 0)
+		{
+			AcceptInvalidationMessages();
+			if (endpoint_changes() != endpoints)
+				return;
+		}
 		/* Somebody has changed something: perhaps what was wrong. */
 		if (MY_SLOT->generation != my_generation)
 			return;
