@@ -198,7 +198,28 @@ REVOKE ALL ON FUNCTION inventory.command_check(oid, text, jsonb) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.command_check(oid, text, jsonb) IS
 'The engine''s own: an error unless a role may submit a command with these arguments.';
 
-CREATE FUNCTION inventory.command_check_compensation(role oid, compensate_with jsonb) RETURNS void
+-- Strings in there that stand for a result which there will not be.
+CREATE FUNCTION inventory.command_check_references(arguments jsonb, steps integer, result boolean, what text) RETURNS void
+	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	reference text;
+BEGIN
+	SELECT min(r.string) INTO reference
+	FROM (SELECT j #>> '{}' AS string FROM jsonb_path_query(arguments, 'strict $.**') j WHERE jsonb_typeof(j) = 'string') r
+	WHERE r.string ~ '^\$(result|[0-9]+)$' AND NOT (r.string = '$result' AND result)
+		AND NOT (r.string ~ '^\$[1-9][0-9]{0,2}$' AND substr(r.string, 2, 3)::integer <= steps);
+	IF reference IS NOT NULL THEN
+		RAISE EXCEPTION '% cannot use %', what, reference
+			USING ERRCODE = 'IV015', HINT = 'In a saga, $1 stands for the result of the first command, and in compensate_with $result for that of the command itself. Write $' || reference || ' for the string.';
+	END IF;
+END
+$$;
+REVOKE ALL ON FUNCTION inventory.command_check_references(jsonb, integer, boolean, text) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.command_check_references(jsonb, integer, boolean, text) IS
+'The engine''s own: an error if arguments use results that there will not be.';
+
+CREATE FUNCTION inventory.command_check_compensation(role oid, compensate_with jsonb, steps integer) RETURNS void
 	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -209,10 +230,11 @@ BEGIN
 				HINT = 'Like {"command": "release", "arguments": {"reservation_id": "$result"}}.';
 	END IF;
 	PERFORM inventory.command_check(role, compensate_with ->> 'command', coalesce(compensate_with -> 'arguments', '{}'));
+	PERFORM inventory.command_check_references(compensate_with, steps, true, 'compensate_with');
 END
 $$;
-REVOKE ALL ON FUNCTION inventory.command_check_compensation(oid, jsonb) FROM PUBLIC;
-COMMENT ON FUNCTION inventory.command_check_compensation(oid, jsonb) IS
+REVOKE ALL ON FUNCTION inventory.command_check_compensation(oid, jsonb, integer) FROM PUBLIC;
+COMMENT ON FUNCTION inventory.command_check_compensation(oid, jsonb, integer) IS
 'The engine''s own: an error unless a role may submit this as a compensation.';
 
 CREATE FUNCTION inventory.command_check_times(not_before timestamptz, deadline timestamptz) RETURNS void
@@ -288,7 +310,7 @@ BEGIN
 	PERFORM inventory.command_check(role, command, arguments);
 	PERFORM inventory.command_check_times(not_before, deadline);
 	IF compensate_with IS NOT NULL THEN
-		PERFORM inventory.command_check_compensation(role, compensate_with);
+		PERFORM inventory.command_check_compensation(role, compensate_with, 0);
 	END IF;
 	RETURN inventory.command_append(command, key, inventory.command_payload(role, command, arguments)
 		|| jsonb_strip_nulls(jsonb_build_object('not_before', not_before, 'deadline', deadline))
@@ -316,7 +338,6 @@ AS $$
 DECLARE
 	step jsonb;
 	n integer;
-	reference text;
 BEGIN
 	IF coalesce(jsonb_typeof(commands), '') <> 'array' OR jsonb_array_length(commands) NOT BETWEEN 1 AND 100 THEN
 		RAISE EXCEPTION 'commands must be a JSON array of 1 to 100 objects' USING ERRCODE = 'IV015';
@@ -330,15 +351,9 @@ BEGIN
 		PERFORM inventory.command_check(role, step ->> 'command', step -> 'arguments');
 		PERFORM inventory.command_check_times((step ->> 'not_before')::timestamptz, (step ->> 'deadline')::timestamptz);
 		IF step ? 'compensate_with' THEN
-			PERFORM inventory.command_check_compensation(role, step -> 'compensate_with');
+			PERFORM inventory.command_check_compensation(role, step -> 'compensate_with', n);
 		END IF;
-		SELECT min(r.string) INTO reference
-		FROM (SELECT j #>> '{}' AS string FROM jsonb_path_query(step -> 'arguments', 'strict $.**') j WHERE jsonb_typeof(j) = 'string') r
-		WHERE r.string ~ '^\$(result|[0-9]+)$' AND NOT (r.string ~ '^\$[1-9][0-9]{0,2}$' AND substr(r.string, 2, 3)::integer < n);
-		IF reference IS NOT NULL THEN
-			RAISE EXCEPTION 'command % of the saga cannot use %', n, reference
-				USING ERRCODE = 'IV015', HINT = 'It may use the results of those before it: $1 that of the first.';
-		END IF;
+		PERFORM inventory.command_check_references(step -> 'arguments', n - 1, false, format('command %s of the saga', n));
 	END LOOP;
 END
 $$;
@@ -459,7 +474,9 @@ WITH waiting AS (
 	UNION ALL
 	SELECT o.message_id, o.key, o.payload, o.created_at, 'pending', 0, NULL, NULL
 	FROM inventory.subscription s
-	JOIN inventory.cursors() c USING (subscription_id)
+	-- As this statement sees it, like the results: cursors() would be later than these.
+	CROSS JOIN LATERAL (SELECT k.after, k.upto, k.last_number FROM inventory.delivery_cursor k
+		WHERE k.subscription_id = s.subscription_id ORDER BY k.cursor_no DESC LIMIT 1) c
 	JOIN inventory.outbox o ON o.xid >= pg_snapshot_xmin(c.after)
 	WHERE s.name = 'inventory.commands' AND o.topic ^@ 'inventory.command.' AND o.topic NOT IN ('inventory.command.dead', 'inventory.command.cancelled')
 		AND NOT pg_visible_in_snapshot(o.xid, c.after)
@@ -575,11 +592,9 @@ AS $$
 				AND p.topic >= 'inventory.command.' AND p.topic < 'inventory.command/'),
 			(SELECT o.payload FROM inventory.outbox o
 			WHERE o.message_id = c.message_id AND c.state = 'pending'
-				AND o.xid >= (SELECT min(pg_snapshot_xmin(k.after)) FROM inventory.cursors() k JOIN inventory.subscription s USING (subscription_id) WHERE s.name = 'inventory.commands'))),
-		c.submitted_by, c.submitted_at, CASE WHEN c.state IN ('pending', 'delayed', 'retrying') AND EXISTS (
-			SELECT FROM inventory.parked_message p JOIN inventory.subscription s USING (subscription_id)
-			WHERE s.name = 'inventory.commands' AND p.number = c.message_id
-				AND p.topic >= 'inventory.command.' AND p.topic < 'inventory.command/') THEN 'parked' ELSE c.state END, c.attempts
+				AND o.xid >= (SELECT pg_snapshot_xmin(k.after) FROM inventory.delivery_cursor k JOIN inventory.subscription s USING (subscription_id)
+					WHERE s.name = 'inventory.commands' ORDER BY k.cursor_no DESC LIMIT 1))),
+		c.submitted_by, c.submitted_at, c.state, c.attempts
 	FROM inventory.command c WHERE c.message_id = command_find.message_id
 $$;
 REVOKE ALL ON FUNCTION inventory.command_find(bigint) FROM PUBLIC;
@@ -590,7 +605,7 @@ CREATE FUNCTION inventory.command_retry(before timestamptz) RETURNS bigint
 	AS 'MODULE_PATHNAME', 'inventory_command_retry';
 REVOKE ALL ON FUNCTION inventory.command_retry(timestamptz) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.command_retry(timestamptz) IS
-'The engine''s own: makes commands due that have failed and were to be executed before a time.';
+'The engine''s own: makes failed commands due that could have been executed before a time.';
 
 CREATE FUNCTION inventory.cancel(message_id bigint) RETURNS boolean
 	LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp

@@ -28,7 +28,7 @@ COMMENT ON FUNCTION inventory.deliver(text, bigint) IS
 CREATE FUNCTION inventory.stat_deliveries(
 	OUT subscription_id integer, OUT slice integer, OUT pid integer, OUT state text,
 	OUT delivered bigint, OUT failed bigint, OUT parked bigint, OUT dead bigint,
-	OUT windows bigint, OUT backlog bigint, OUT behind_since timestamptz, OUT "position" bigint,
+	OUT windows bigint, OUT backlog bigint, OUT lag_messages bigint, OUT behind_since timestamptz, OUT "position" bigint,
 	OUT delivery_ms double precision, OUT delivery_ms_max double precision,
 	OUT last_delivered_at timestamptz, OUT last_error text, OUT last_error_at timestamptz,
 	OUT retry_at timestamptz) RETURNS SETOF record
@@ -40,7 +40,7 @@ COMMENT ON FUNCTION inventory.stat_deliveries() IS 'Source of the view stat_deli
 
 CREATE VIEW inventory.stat_delivery AS
 SELECT s.name AS subscription, d.slice, d.pid, d.state, d.delivered, d.failed, d.parked, d.dead,
-	d.windows, d.backlog, clock_timestamp() - d.behind_since AS lag, d.position,
+	d.windows, d.backlog, d.lag_messages, clock_timestamp() - d.behind_since AS lag, d.position,
 	d.delivery_ms, d.delivery_ms_max, d.last_delivered_at,
 	CASE WHEN inventory.may_read(s.owner) THEN d.last_error END AS last_error, d.last_error_at, d.retry_at
 FROM inventory.subscription s JOIN inventory.stat_deliveries() d USING (subscription_id);
@@ -55,6 +55,7 @@ COMMENT ON COLUMN inventory.stat_delivery.parked IS 'Messages that were parked, 
 COMMENT ON COLUMN inventory.stat_delivery.dead IS 'Messages that were given up.';
 COMMENT ON COLUMN inventory.stat_delivery.windows IS 'Windows with messages that were opened.';
 COMMENT ON COLUMN inventory.stat_delivery.backlog IS 'Messages of the open window that are not delivered yet.';
+COMMENT ON COLUMN inventory.stat_delivery.lag_messages IS 'The backlog, and what has been given a number since the process last looked: at most so many messages are not delivered yet. NULL: it has not looked since the start of the server.';
 COMMENT ON COLUMN inventory.stat_delivery.lag IS 'How long the message that is being delivered has been waiting; NULL: none.';
 COMMENT ON COLUMN inventory.stat_delivery.position IS 'The position up to which messages have been delivered or parked.';
 COMMENT ON COLUMN inventory.stat_delivery.delivery_ms IS 'Milliseconds spent delivering.';

@@ -16,7 +16,7 @@ SELECT s.name AS subscription, s.owner, s.topics, s.sink,
 			'stopped') END AS state,
 	s.workers, coalesce(d.processes, 0) AS processes,
 	coalesce(d.delivered, 0) AS delivered, coalesce(d.failed, 0) AS failed,
-	coalesce(d.backlog, 0) AS backlog,
+	coalesce(d.backlog, 0) AS backlog, d.lag_messages,
 	extract(epoch FROM clock_timestamp() - d.behind_since)::double precision AS lag_seconds,
 	coalesce(p.parked, 0) AS parked, coalesce(p.blocked_keys, 0) AS blocked_keys,
 	coalesce(p.dead, 0) AS dead,
@@ -27,7 +27,7 @@ LEFT JOIN (
 	SELECT t.subscription_id,
 		min(array_position(ARRAY['broken', 'crashed', 'no free worker process', 'backoff', 'running', 'idle'], t.state)) AS state,
 		count(t.pid) AS processes, sum(t.delivered)::bigint AS delivered, sum(t.failed)::bigint AS failed,
-		sum(t.backlog)::bigint AS backlog, min(t.behind_since) AS behind_since,
+		sum(t.backlog)::bigint AS backlog, max(t.lag_messages) AS lag_messages, min(t.behind_since) AS behind_since,
 		max(t.last_delivered_at) AS last_delivered_at, max(t.last_error_at) AS last_error_at,
 		min(t.retry_at) AS retry_at,
 		(array_agg(t.last_error ORDER BY t.last_error_at DESC NULLS LAST))[1] AS last_error
@@ -50,6 +50,7 @@ COMMENT ON COLUMN inventory.stat_subscription.processes IS 'Number of them that 
 COMMENT ON COLUMN inventory.stat_subscription.delivered IS 'Messages delivered.';
 COMMENT ON COLUMN inventory.stat_subscription.failed IS 'Attempts that failed.';
 COMMENT ON COLUMN inventory.stat_subscription.backlog IS 'Messages of the open window that are not delivered yet.';
+COMMENT ON COLUMN inventory.stat_subscription.lag_messages IS 'At most so many messages are not delivered yet: the backlog, and all that has been published since the process last looked; of several slices, the one that is furthest behind.';
 COMMENT ON COLUMN inventory.stat_subscription.lag_seconds IS 'How long the oldest message that is being delivered has been waiting; NULL: none.';
 COMMENT ON COLUMN inventory.stat_subscription.parked IS 'Messages that are to be tried again, or wait behind one.';
 COMMENT ON COLUMN inventory.stat_subscription.blocked_keys IS 'Keys whose messages wait.';

@@ -21,11 +21,10 @@
  * transaction: its attempt has failed, and is not counted.  Whoever submits with a
  * request id has ENGINE_LOCK_REQUEST for it while he looks and writes, so that
  * no message is written for one that is not recorded.  Who makes the subscription
- * has ENGINE_LOCK_SUBSCRIPTION 0 until commit.  retry_pending() changes
- * parked commands with the subscription locked (subscription.c).  cancel() must not
- * do that, or nothing would be delivered until its transaction ends; it publishes
- * that the command is cancelled, and the delivery itself, when it comes to that
- * message, makes the command due, so that nothing waits behind it.
+ * has ENGINE_LOCK_SUBSCRIPTION 0 until commit.  Parked commands are changed with
+ * the subscription locked (subscription.c).  But cancel() locks nothing, so that
+ * a session that then goes on sleeping stops nobody: it publishes that it has
+ * cancelled, and the delivery makes the parked command due when it meets that.
  *
  *-------------------------------------------------------------------------
  */
@@ -50,6 +49,7 @@
 #include "catalog.h"
 #include "clock.h"
 #include "command.h"
+#include "command_call.h"
 #include "cursor.h"
 #include "delivery_slot.h"
 #include "error.h"
@@ -78,7 +78,7 @@ enum
 };
 #define RESULT_COLUMNS RESULT_SAGA_ID
 
-int			command_overdue = 300;
+int			command_overdue = 300000;
 
 /* What a message says. */
 typedef struct Command
@@ -208,7 +208,7 @@ command_read(Command *command, const Message *message)
 	command->compensated = field(payload, "compensate_with", &value) != NULL;
 }
 
-/* What is told of commands has topics in the same name space. */
+/* What is told of commands has topics beside theirs. */
 static bool
 is_command(const Message *message)
 {
@@ -340,53 +340,9 @@ saga_continue(const Command *command, const char *state)
 
 /* ---- Execution ---- */
 
-/* The SQL statement, in the caller's memory context. */
-static char *
-command_statement(const Command *command)
-{
-	static Statement statement = {
-		"SELECT inventory.command_statement($1, $2)", 2, {TEXTOID, JSONBOID}
-	};
-	MemoryContext caller = CurrentMemoryContext;
-	Datum		values[2];
-	char	   *sql;
-
-	values[0] = CStringGetTextDatum(command->name);
-	values[1] = PointerGetDatum(command->arguments);
-	query_begin();
-	query_run(&statement, values, NULL);
-	sql = MemoryContextStrdup(caller, query_text(0, 1));
-	query_end();
-	return sql;
-}
-
-/* As the current user; not by query.c, which is for what the engine runs. */
-static Jsonb *
-run_statement(const char *sql, Jsonb *arguments)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	Oid			types[1] = {JSONBOID};
-	Datum		values[1] = {PointerGetDatum(arguments)};
-	Jsonb	   *result;
-	Datum		value;
-	bool		isnull;
-
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	if (SPI_execute_with_args(sql, 1, types, values, NULL, false, 1) != SPI_OK_SELECT ||
-		SPI_processed != 1)
-		elog(ERROR, "could not execute: %s", sql);
-	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
-	MemoryContextSwitchTo(caller);
-	result = isnull ? NULL : DatumGetJsonbPCopy(value);
-	SPI_finish();
-	return result;
-}
-
 static Jsonb *
 run_as_submitter(const Command *command)
 {
-	char	   *sql = command_statement(command);
 	Oid			user;
 	int			security_context;
 	Jsonb	   *result;
@@ -395,7 +351,7 @@ run_as_submitter(const Command *command)
 	event_actor = command->role;
 	SetUserIdAndSecContext(command->role, security_context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
-	result = run_statement(sql, command->arguments);
+	result = command_call(command->name, command->arguments);
 	SetUserIdAndSecContext(user, security_context);
 	event_actor = InvalidOid;
 	return result;
@@ -442,33 +398,16 @@ check_age(const Command *command)
 				 errdetail("Whether it was executed before is not known any more.")));
 }
 
-/*
- * A cancelled command that is parked is due now, whatever it has waited for.  It
- * is the delivery itself that changes this, and then loads what is parked again.
- */
+/* What comes next in a saga needs the reservation. */
 static void
-release_cancelled(const Message *message)
+check_result(const Command *command, const Jsonb *result)
 {
-	static Statement statement = {
-		"UPDATE inventory.parked_message p SET due_at = $3"
-		" WHERE p.subscription_id = $1 AND p.number = $2 AND p.state IN ('retry', 'delayed')"
-		" AND p.topic >= 'inventory.command.' AND p.topic < 'inventory.command/'",
-		3, {INT4OID, INT8OID, TIMESTAMPTZOID}
-	};
-	Subscription *subscription = subscription_find_name(COMMAND_SUBSCRIPTION);
-	Datum		values[3];
-	uint64		released;
-
-	if (subscription == NULL || message->payload == NULL || !JB_ROOT_IS_OBJECT(message->payload))
-		return;
-	values[0] = Int32GetDatum(subscription->subscription_id);
-	values[1] = Int64GetDatum(field_int64(message->payload, "message_id"));
-	values[2] = TimestampTzGetDatum(clock_time());
-	query_begin();
-	released = query_run(&statement, values, NULL);
-	query_end();
-	if (released > 0)
-		subscription_changed(subscription, NULL);
+	if (command->saga && !command->compensation && result == NULL &&
+		strcmp(command->name, "try_reserve") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_IV_MESSAGE_REFUSED),
+				 errmsg("try_reserve of command " INT64_FORMAT " found less than it wants",
+						command->message->number)));
 }
 
 CommandOutcome
@@ -477,8 +416,6 @@ command_execute(const Message *message, TimestampTz *due_at)
 	Command		command;
 	CommandEnd	end = {.state = "done", .attempts = message->attempts + 1};
 
-	if (strcmp(message->topic, COMMAND_TOPIC_CANCELLED) == 0)
-		release_cancelled(message);
 	if (!is_command(message))
 		return COMMAND_DONE;
 	command_read(&command, message);
@@ -493,6 +430,7 @@ command_execute(const Message *message, TimestampTz *due_at)
 		return COMMAND_LATER;
 	}
 	end.result = run_as_submitter(&command);
+	check_result(&command, end.result);
 	if (!result_insert(&command, &end, false))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -759,6 +697,9 @@ inventory_submit(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s must not be NULL", "arguments")));
+	outbox_check(PG_ARGISNULL(6) ? NULL : PG_GETARG_TEXT_PP(6),
+				 VARSIZE(PG_GETARG_JSONB_P(1)) +
+				 (PG_ARGISNULL(5) ? 0 : VARSIZE(PG_GETARG_JSONB_P(5))));
 	request_make(&request, fcinfo, OPERATION_SUBMIT, 2);
 	values[0] = ObjectIdGetDatum(GetUserId());
 	take_argument(fcinfo, 0, values, nulls, 1);
@@ -789,6 +730,7 @@ inventory_saga(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("%s must not be NULL", "commands")));
+	outbox_check(NULL, VARSIZE(PG_GETARG_JSONB_P(0)));
 	request_make(&request, fcinfo, OPERATION_SAGA, 1);
 	values[0] = ObjectIdGetDatum(GetUserId());
 	values[1] = PG_GETARG_DATUM(0);
@@ -799,10 +741,7 @@ inventory_saga(PG_FUNCTION_ARGS)
 
 /* ---- Cancelling and retrying ---- */
 
-/*
- * command_retry(before): makes due what has failed and was to be executed before a
- * time.
- */
+/* command_retry(before): makes due what has failed and was to be executed before. */
 Datum
 inventory_command_retry(PG_FUNCTION_ARGS)
 {
@@ -934,6 +873,15 @@ inventory_cancel(PG_FUNCTION_ARGS)
 {
 	inventory_check_writable("cancel");
 	PG_RETURN_BOOL(cancel(call_int64(fcinfo, 0, "message_id")));
+}
+
+int64
+command_cancelled(const Message *message)
+{
+	if (strcmp(message->topic, COMMAND_TOPIC_CANCELLED) != 0 ||
+		message->payload == NULL || !JB_ROOT_IS_OBJECT(message->payload))
+		return 0;
+	return field_int64(message->payload, "message_id");
 }
 
 /* ---- Old results ---- */

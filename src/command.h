@@ -10,7 +10,7 @@
 
 #include "message.h"
 
-/* Setting: seconds after which a pending command is overdue. */
+/* Setting: milliseconds after which a pending command is overdue. */
 extern int	command_overdue;
 
 /* What becomes of a command that is due now or later. */
@@ -35,6 +35,9 @@ extern int	command_max_attempts(const Message *message, int most);
 /* It has failed for the last time: its compensation is handed in, the commands
  * of its saga are compensated, inventory.command.dead is published. */
 extern void command_dead(const Message *message, const char *error, int sqlerrcode);
+
+/* Which command the message says was cancelled; 0 if it is not about that. */
+extern int64 command_cancelled(const Message *message);
 
 /* Removes what is older than a time from some blocks of the results. */
 extern int64 command_sweep(BlockNumber first, BlockNumber until, TimestampTz before);

@@ -67,7 +67,7 @@ load_window(Delivery *delivery)
 
 /*
  * False if there is no such subscription any more.  Everything is in a memory
- * context of its own.
+ * context of its own, a child of the current one.
  */
 bool
 delivery_load(Delivery *delivery, int subscription_id, int slice)
@@ -75,8 +75,10 @@ delivery_load(Delivery *delivery, int subscription_id, int slice)
 	MemoryContext old;
 
 	memset(delivery, 0, sizeof(Delivery));
-	delivery->context = AllocSetContextCreate(TopMemoryContext, "inventory delivery",
+	delivery->context = AllocSetContextCreate(CurrentMemoryContext, "inventory delivery",
 											  ALLOCSET_DEFAULT_SIZES);
+	delivery->window.context = AllocSetContextCreate(delivery->context, "inventory window",
+													 ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(delivery->context);
 	delivery->slice = slice;
 	subscription_lock(subscription_id, ShareLock);
@@ -99,8 +101,6 @@ delivery_load(Delivery *delivery, int subscription_id, int slice)
 void
 delivery_unload(Delivery *delivery)
 {
-	if (delivery->window.context)
-		MemoryContextDelete(delivery->window.context);
 	if (delivery->context)
 		MemoryContextDelete(delivery->context);
 	memset(delivery, 0, sizeof(Delivery));
@@ -349,6 +349,16 @@ settle_failed(Delivery *delivery, DeliveryItem *item)
 		announce_dead(delivery, item);
 }
 
+/* A command that was cancelled while it was parked is in the way no longer. */
+static void
+settle_cancelled(Delivery *delivery, const Message *message)
+{
+	int64		number = command_cancelled(message);
+
+	if (number != 0)
+		parked_hasten(delivery->parked, number, clock_time());
+}
+
 static void
 settle_one(Delivery *delivery, DeliveryItem *item)
 {
@@ -361,6 +371,8 @@ settle_one(Delivery *delivery, DeliveryItem *item)
 		delivery->count.delivered++;
 		if (item->entry < 0)
 			parked_delete(delivery->parked, &item->message, clock_time());
+		if (delivery->subscription->kind == SINK_KIND_COMMAND)
+			settle_cancelled(delivery, &item->message);
 	}
 	if (item->entry >= 0)
 		delivery->window.entries[item->entry].done = true;

@@ -52,6 +52,7 @@ typedef struct DeliverySlot
 	int64		dead;
 	int64		windows;
 	int64		backlog;		/* of the open window */
+	int64		looked_number;	/* last number given when it last looked; 0: never */
 	int64		position;
 	int64		delivery_us;	/* time spent in the sink */
 	int64		delivery_us_max;	/* of one batch */

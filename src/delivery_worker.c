@@ -36,6 +36,7 @@
 #include "storage/sinval.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -46,6 +47,7 @@
 #include "delivery.h"
 #include "delivery_sink.h"
 #include "delivery_slot.h"
+#include "endpoint.h"
 #include "extension.h"
 #include "handler.h"
 #include "inventory.h"
@@ -57,12 +59,15 @@
  * have been committed by a session that rang no bell. */
 #define POLL_MS 5000
 
-/* Cursors written between two looks at the size of their journal. */
-#define JOURNAL_LOOK 1000
+/* Between two looks at the size of the cursors' journal. */
+#define JOURNAL_LOOK_US USECS_PER_SEC
 
 /* A sink that is down. */
 #define SINK_BACKOFF_MIN_MS 100
 #define SINK_BACKOFF_MAX_MS 60000
+
+/* While a sink is down: whether somebody has changed the server or the mapping. */
+#define LOOK_MS 1000
 
 /* For so long messages are handled in one transaction. */
 #define ROUND_US (50 * 1000)
@@ -215,12 +220,15 @@ show_progress(int64 us)
 	memset(&delivery.count, 0, sizeof(DeliveryCount));
 }
 
+/* It has looked: what has a number up to this one is in the window, or was not
+ * for it, or comes with a later commit. */
 static void
-show_window(void)
+show_window(bool opened, int64 looked_number)
 {
 	deliveries_lock(LW_EXCLUSIVE);
-	MY_SLOT->windows++;
+	MY_SLOT->windows += opened;
 	MY_SLOT->backlog = delivery_backlog(&delivery);
+	MY_SLOT->looked_number = looked_number;
 	deliveries_unlock();
 }
 
@@ -282,8 +290,7 @@ static void
 unload(void)
 {
 	handler = NULL;
-	if (loaded)
-		delivery_unload(&delivery);
+	delivery_unload(&delivery);
 	loaded = false;
 }
 
@@ -297,6 +304,7 @@ leave(void)
 static void
 load(void)
 {
+	MemoryContextSwitchTo(TopMemoryContext);
 	loaded = delivery_load(&delivery, my_subscription, my_slice);
 	if (!loaded || !delivery.subscription->active)
 		leave();
@@ -390,8 +398,12 @@ take(DeliveryItem *items, bool once)
 	int			count;
 
 	if (delivery.parked->waiting < delivery.subscription->park_limit &&
-		delivery_backlog(&delivery) == 0 && delivery_open_window(&delivery))
-		show_window();
+		delivery_backlog(&delivery) == 0)
+	{
+		int64		number = event_last_id();
+
+		show_window(delivery_open_window(&delivery), number);
+	}
 	count = delivery_take(&delivery, items, single ? 1 : delivery.subscription->batch, once);
 	show_behind(items, count);
 	if (single && count > 0)
@@ -558,11 +570,12 @@ finish(void)
 static void
 keep_journal_short(void)
 {
-	static int64 looked_at = 0;
+	static TimestampTz looked_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
 
-	if (delivery.cursor.cursor_no - looked_at < JOURNAL_LOOK)
+	if (now - looked_at >= 0 && now - looked_at < JOURNAL_LOOK_US)
 		return;
-	looked_at = delivery.cursor.cursor_no;
+	looked_at = now;
 	(void) begin();
 	(void) cursor_maintain();
 	commit();
@@ -722,6 +735,8 @@ pause_for(int64 wait, uint32 wait_event)
 {
 	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait);
 
+	uint64		endpoints = endpoint_changes();
+
 	for (;;)
 	{
 		int64		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
@@ -729,10 +744,18 @@ pause_for(int64 wait, uint32 wait_event)
 		attend();
 		if (left <= 0)
 			return;
+		if (failures_in_row > 0)
+			left = Min(left, LOOK_MS);
 		pgstat_report_stat(true);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 left, wait_event);
 		ResetLatch(MyLatch);
+		if (failures_in_row > 0)
+		{
+			AcceptInvalidationMessages();
+			if (endpoint_changes() != endpoints)
+				return;
+		}
 		/* Somebody has changed something: perhaps what was wrong. */
 		if (MY_SLOT->generation != my_generation)
 			return;

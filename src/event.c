@@ -29,6 +29,7 @@
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -158,6 +159,20 @@ static Oid
 event_actor_id(void)
 {
 	return OidIsValid(event_actor) ? event_actor : GetOuterUserId();
+}
+
+/* The last number that was given to an event or a message. */
+int64
+event_last_id(void)
+{
+	LOCAL_FCINFO(call, 1);
+	Datum		last;
+
+	InitFunctionCallInfoData(*call, NULL, 1, InvalidOid, NULL, NULL);
+	call->args[0].value = ObjectIdGetDatum(catalog_relations()->event_sequence);
+	call->args[0].isnull = false;
+	last = pg_sequence_last_value(call);
+	return call->isnull ? 0 : DatumGetInt64(last);
 }
 
 void

@@ -78,6 +78,7 @@ extern Oid	event_type_oid(EventType type);
 
 extern void event_prepare(void);
 extern int64 event_next_id(void);
+extern int64 event_last_id(void);
 extern void event_writer_begin(EventWriter *writer);
 extern void event_write(EventWriter *writer, const Event *event);
 extern void event_write_many(EventWriter *writer, const Event *events, int count);

@@ -30,6 +30,7 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "parser/parse_func.h"
+#include "postmaster/bgworker.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -242,7 +243,7 @@ chunk_run(Handler *handler, DeliveryItem *items, int count)
 static void
 timeout_begin(const Handler *handler, bool *running)
 {
-	*running = IsBackgroundWorker && handler->subscription->timeout > 0;
+	*running = MyBgworkerEntry != NULL && handler->subscription->timeout > 0;
 	if (*running)
 		enable_timeout_after(STATEMENT_TIMEOUT,
 							 (int) Min(handler->subscription->timeout, INT_MAX));

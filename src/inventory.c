@@ -216,8 +216,8 @@ _PG_init(void)
 							"Sets after what time a command that is not finished is overdue.",
 							NULL,
 							&command_overdue,
-							300, 1, INT_MAX,
-							PGC_SUSET, GUC_UNIT_S,
+							300000, 1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 	DefineCustomStringVariable("inventory.http_allow",
 							   "Sets the hosts and networks that webhooks may go to although they are private, or without TLS.",

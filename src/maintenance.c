@@ -156,11 +156,13 @@ static int64
 sweep_blocks(Sweep *sweep)
 {
 	BlockNumber until = sweep->next + SWEEP_BLOCKS;
-	TimestampTz before = clock_time() - maintenance_request_retention *
-		(TimestampTz) USECS_PER_DAY;
+	TimestampTz now = clock_time();
+	int			days = maintenance_request_retention;
 
-	return sweep->commands ? command_sweep(sweep->next, until, before) :
-		remove_requests(sweep->next, until, before);
+	/* A command must not be executed again (command.c): at least a day. */
+	return sweep->commands ?
+		command_sweep(sweep->next, until, now - Max(days, 1) * (TimestampTz) USECS_PER_DAY) :
+		remove_requests(sweep->next, until, now - days * (TimestampTz) USECS_PER_DAY);
 }
 
 /*

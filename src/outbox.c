@@ -201,16 +201,22 @@ check_headers(Jsonb *headers)
 }
 
 static void
-check_size(const Jsonb *payload, const Jsonb *headers)
+check_size(Size size)
 {
-	Size		size = (payload ? VARSIZE(payload) : 0) + (headers ? VARSIZE(headers) : 0);
-
 	if (size > outbox_max_message_size)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("the message is too large: %zu bytes, at most %d",
 						size, outbox_max_message_size),
 				 errhint("Publish where the content is, or raise inventory.max_message_size.")));
+}
+
+void
+outbox_check(const text *key, size_t size)
+{
+	if (key)
+		check_key(key);
+	check_size(size);
 }
 
 /*
@@ -231,10 +237,8 @@ inventory_publish(PG_FUNCTION_ARGS)
 				 errmsg("%s must not be NULL", "topic")));
 	topic = PG_GETARG_TEXT_PP(0);
 	check_topic(topic);
-	if (key)
-		check_key(key);
 	if (headers)
 		check_headers(headers);
-	check_size(payload, headers);
+	outbox_check(key, (payload ? VARSIZE(payload) : 0) + (headers ? VARSIZE(headers) : 0));
 	PG_RETURN_INT64(append(topic, key, payload, headers));
 }

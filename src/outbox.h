@@ -17,6 +17,9 @@ extern int	outbox_segment_size;	/* kilobytes */
 extern int	outbox_retention;	/* seconds */
 extern int	outbox_max_message_size;	/* bytes */
 
+/* An error if the key (or NULL) is too long, or the content too large. */
+extern void outbox_check(const text *key, size_t size);
+
 /* A message of the engine's own; returns its number, or 0 in a database with an
  * older version of the extension, which has no messages. */
 extern int64 outbox_append(const char *topic, const char *key, Jsonb *payload);

@@ -360,3 +360,25 @@ parked_delete(Parked *parked, const Message *message, TimestampTz now)
 	key_release(parked, message, now);
 	find_next_due(parked);
 }
+
+/* A message that waits for its time is due. */
+void
+parked_hasten(Parked *parked, int64 number, TimestampTz now)
+{
+	static Statement statement = {
+		"UPDATE inventory.parked_message p SET due_at = $4"
+		" WHERE p.subscription_id = $1 AND p.slice = $2 AND p.number = $3"
+		" AND p.state IN ('retry', 'delayed') AND p.due_at > $4",
+		4, {INT4OID, INT4OID, INT8OID, TIMESTAMPTZOID}
+	};
+	Datum		values[4];
+
+	values[0] = Int32GetDatum(parked->subscription_id);
+	values[1] = Int32GetDatum(parked->slice);
+	values[2] = Int64GetDatum(number);
+	values[3] = TimestampTzGetDatum(now);
+	query_begin();
+	if (query_run(&statement, values, NULL) > 0)
+		parked->next_due = Min(parked->next_due, now);
+	query_end();
+}

@@ -43,6 +43,7 @@ extern int	parked_due(Parked *parked, TimestampTz now, Message *messages, int ma
 extern void parked_insert(Parked *parked, const Message *message, const ParkedNote *note);
 extern void parked_update(Parked *parked, const Message *message, const ParkedNote *note,
 						  TimestampTz now);
+extern void parked_hasten(Parked *parked, int64 number, TimestampTz now);
 extern void parked_delete(Parked *parked, const Message *message, TimestampTz now);
 
 #endif							/* INVENTORY_PARKED_H */

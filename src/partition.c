@@ -14,6 +14,9 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/table.h"
 #include "access/transam.h"
 #include "access/xact.h"
@@ -29,14 +32,21 @@
 #include "storage/shmem.h"
 #include "utils/date.h"
 #include "utils/datetime.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/partcache.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
 #include "partition.h"
 #include "query.h"
+#include "tick.h"
+
+/* Column, as the install script has it. */
+#define EVENT_XID 14
 
 /* Partitions share so many entries. */
 #define WRITTEN_ENTRIES 256
@@ -114,20 +124,84 @@ partition_restart_notes(void)
 						U64FromFullTransactionId(ReadNextFullTransactionId()));
 }
 
+/* What a partition held when its transactions began to be noted. */
+typedef struct PartitionFound
+{
+	Oid			partition;
+	uint64		noted_from;
+	uint64		last_xid;		/* or a later one */
+} PartitionFound;
+
+/* The last transaction of this cluster with a row, dead or alive, in an index. */
+static uint64
+last_xid_in(Oid partition, Oid xid_index)
+{
+	Relation	relation = try_relation_open(partition, AccessShareLock);
+	Relation	index;
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+	bool		isnull;
+	uint64		xid = 0;
+
+	if (relation == NULL)
+		return 0;				/* archived and dropped */
+	index = index_open(xid_index, AccessShareLock);
+	/* Those of another cluster are after all others in the index: see tick.h. */
+	ScanKeyInit(&key, EVENT_XID, BTLessEqualStrategyNumber, F_XID8LE,
+				UInt64GetDatum(XID_LAST));
+	scan = systable_beginscan_ordered(relation, index, SnapshotAny, 1, &key);
+	tuple = systable_getnext_ordered(scan, BackwardScanDirection);
+	if (HeapTupleIsValid(tuple))
+		xid = DatumGetInt64(heap_getattr(tuple, EVENT_XID, RelationGetDescr(relation),
+										 &isnull));
+	systable_endscan_ordered(scan);
+	index_close(index, AccessShareLock);
+	relation_close(relation, AccessShareLock);
+	return xid;
+}
+
+/* Looks once per session. */
+static uint64
+last_xid_before_notes(Oid partition, Oid xid_index, uint64 noted_from)
+{
+	static HTAB *found_before = NULL;
+	HASHCTL		control = {.keysize = sizeof(Oid), .entrysize = sizeof(PartitionFound)};
+	PartitionFound *entry;
+	uint64		last_xid;
+
+	if (found_before == NULL)
+		found_before = hash_create("inventory partitions found", 64, &control,
+								   HASH_ELEM | HASH_BLOBS);
+	entry = hash_search(found_before, &partition, HASH_FIND, NULL);
+	if (entry && entry->noted_from == noted_from)
+		return entry->last_xid;
+	last_xid = last_xid_in(partition, xid_index);
+	entry = hash_search(found_before, &partition, HASH_ENTER, NULL);
+	entry->noted_from = noted_from;
+	entry->last_xid = last_xid;
+	return last_xid;
+}
+
 /*
- * Whether all events in the partition are of transactions before this one, as
- * far as that is known without looking: this server must have been writing
- * since before the transaction.
+ * Whether all events in the partition are of transactions before this one.
+ * Transactions are noted since the server started to write; what there was
+ * before is looked for once.  On a standby nothing is noted, so nothing is known.
  */
 bool
-partition_is_older(Oid partition, uint64 xid)
+partition_is_older(Oid partition, Oid xid_index, uint64 xid)
 {
-	uint64		noted_from = pg_atomic_read_u64(&shared->noted_from);
+	uint64		noted_from;
 
-	if (noted_from == 0 && !RecoveryInProgress())
+	if (RecoveryInProgress() || xid_precedes(xid, 0))
+		return false;
+	if (pg_atomic_read_u64(&shared->noted_from) == 0)
 		partition_restart_notes();
-	return noted_from != 0 && (int64) xid >= (int64) noted_from &&
-		pg_atomic_read_u64(partition_entry(partition)) < xid;
+	noted_from = pg_atomic_read_u64(&shared->noted_from);
+	if (pg_atomic_read_u64(partition_entry(partition)) >= xid)
+		return false;
+	return xid >= noted_from ||
+		last_xid_before_notes(partition, xid_index, noted_from) < xid;
 }
 
 static void

@@ -18,6 +18,6 @@ extern void partition_shmem_init(void);
 extern Oid	partition_for(TimestampTz recorded_at);
 extern void partition_written(Oid partition);
 extern void partition_restart_notes(void);
-extern bool partition_is_older(Oid partition, uint64 xid);
+extern bool partition_is_older(Oid partition, Oid xid_index, uint64 xid);
 
 #endif							/* INVENTORY_PARTITION_H */

@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -16,6 +17,7 @@
 #include "utils/tuplestore.h"
 
 #include "delivery_slot.h"
+#include "event.h"
 #include "inventory.h"
 
 PG_FUNCTION_INFO_V1(inventory_stat_deliveries);
@@ -34,7 +36,7 @@ enum
 {
 	COLUMN_SUBSCRIPTION_ID, COLUMN_SLICE, COLUMN_PID, COLUMN_STATE,
 	COLUMN_DELIVERED, COLUMN_FAILED, COLUMN_PARKED, COLUMN_DEAD,
-	COLUMN_WINDOWS, COLUMN_BACKLOG, COLUMN_BEHIND_SINCE, COLUMN_POSITION,
+	COLUMN_WINDOWS, COLUMN_BACKLOG, COLUMN_LAG_MESSAGES, COLUMN_BEHIND_SINCE, COLUMN_POSITION,
 	COLUMN_DELIVERY_MS, COLUMN_DELIVERY_MS_MAX, COLUMN_LAST_DELIVERED_AT,
 	COLUMN_LAST_ERROR, COLUMN_LAST_ERROR_AT, COLUMN_RETRY_AT
 };
@@ -48,7 +50,7 @@ put_time(Datum *values, bool *nulls, int column, TimestampTz at)
 }
 
 static void
-put_row(ReturnSetInfo *result, const DeliverySlot *slot)
+put_row(ReturnSetInfo *result, const DeliverySlot *slot, int64 last_number)
 {
 	Datum		values[COLUMNS] = {0};
 	bool		nulls[COLUMNS] = {false};
@@ -64,6 +66,9 @@ put_row(ReturnSetInfo *result, const DeliverySlot *slot)
 	values[COLUMN_DEAD] = Int64GetDatum(slot->dead);
 	values[COLUMN_WINDOWS] = Int64GetDatum(slot->windows);
 	values[COLUMN_BACKLOG] = Int64GetDatum(slot->backlog);
+	values[COLUMN_LAG_MESSAGES] =
+		Int64GetDatum(slot->backlog + Max(last_number - slot->looked_number, 0));
+	nulls[COLUMN_LAG_MESSAGES] = slot->looked_number == 0;
 	put_time(values, nulls, COLUMN_BEHIND_SINCE, slot->behind_since);
 	values[COLUMN_POSITION] = Int64GetDatum(slot->position);
 	values[COLUMN_DELIVERY_MS] = Float8GetDatum(slot->delivery_us / 1000.0);
@@ -80,9 +85,11 @@ Datum
 inventory_stat_deliveries(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	int64		last_number;
 
 	inventory_check_loaded();
 	InitMaterializedSRF(fcinfo, 0);
+	last_number = RecoveryInProgress() ? 0 : event_last_id();
 	for (int i = 0; i < delivery_max; i++)
 	{
 		DeliverySlot slot;
@@ -91,7 +98,7 @@ inventory_stat_deliveries(PG_FUNCTION_ARGS)
 		slot = delivery_slots[i];
 		deliveries_unlock();
 		if (slot.database == MyDatabaseId)
-			put_row(result, &slot);
+			put_row(result, &slot, last_number);
 	}
 	return (Datum) 0;
 }

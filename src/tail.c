@@ -247,7 +247,7 @@ events_scan(int64 stock_id, const XidRange *ranges, int range_count,
 			ScanKeyData keys[3];
 			int			n = 0;
 
-			if (partition_is_older(list[i].table, ranges[j].first))
+			if (partition_is_older(list[i].table, list[i].xid_index, ranges[j].first))
 				continue;
 			if (stock_id != 0)
 				ScanKeyInit(&keys[n++], EVENT_STOCK_ID, BTEqualStrategyNumber,

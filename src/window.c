@@ -240,10 +240,6 @@ scan_segment(WindowScan *scan, int segment, const XidRange *ranges, int range_co
 static void
 window_clear(Window *window)
 {
-	if (window->context == NULL)
-		window->context = AllocSetContextCreate(TopMemoryContext,
-												"inventory window",
-												ALLOCSET_DEFAULT_SIZES);
 	MemoryContextReset(window->context);
 	window->allocated = 1024;
 	window->entries = MemoryContextAlloc(window->context,

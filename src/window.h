@@ -27,7 +27,7 @@ typedef struct WindowEntry
 
 typedef struct Window
 {
-	MemoryContext context;
+	MemoryContext context;		/* of the entries; the caller's */
 	WindowEntry *entries;		/* ascending by number */
 	int			count;
 	int			allocated;

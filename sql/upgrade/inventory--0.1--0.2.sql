@@ -833,7 +833,7 @@ COMMENT ON FUNCTION inventory.deliver(text, bigint) IS
 CREATE FUNCTION inventory.stat_deliveries(
 	OUT subscription_id integer, OUT slice integer, OUT pid integer, OUT state text,
 	OUT delivered bigint, OUT failed bigint, OUT parked bigint, OUT dead bigint,
-	OUT windows bigint, OUT backlog bigint, OUT behind_since timestamptz, OUT "position" bigint,
+	OUT windows bigint, OUT backlog bigint, OUT lag_messages bigint, OUT behind_since timestamptz, OUT "position" bigint,
 	OUT delivery_ms double precision, OUT delivery_ms_max double precision,
 	OUT last_delivered_at timestamptz, OUT last_error text, OUT last_error_at timestamptz,
 	OUT retry_at timestamptz) RETURNS SETOF record
@@ -847,7 +847,7 @@ COMMENT ON FUNCTION inventory.stat_deliveries() IS 'Source of the view stat_deli
 
 CREATE VIEW inventory.stat_delivery AS
 SELECT s.name AS subscription, d.slice, d.pid, d.state, d.delivered, d.failed, d.parked, d.dead,
-	d.windows, d.backlog, clock_timestamp() - d.behind_since AS lag, d.position,
+	d.windows, d.backlog, d.lag_messages, clock_timestamp() - d.behind_since AS lag, d.position,
 	d.delivery_ms, d.delivery_ms_max, d.last_delivered_at,
 	CASE WHEN inventory.may_read(s.owner) THEN d.last_error END AS last_error, d.last_error_at, d.retry_at
 FROM inventory.subscription s JOIN inventory.stat_deliveries() d USING (subscription_id);
@@ -873,6 +873,8 @@ COMMENT ON COLUMN inventory.stat_delivery.dead IS 'Messages that were given up.'
 COMMENT ON COLUMN inventory.stat_delivery.windows IS 'Windows with messages that were opened.';
 
 COMMENT ON COLUMN inventory.stat_delivery.backlog IS 'Messages of the open window that are not delivered yet.';
+
+COMMENT ON COLUMN inventory.stat_delivery.lag_messages IS 'The backlog, and what has been given a number since the process last looked: at most so many messages are not delivered yet. NULL: it has not looked since the start of the server.';
 
 COMMENT ON COLUMN inventory.stat_delivery.lag IS 'How long the message that is being delivered has been waiting; NULL: none.';
 
@@ -908,7 +910,7 @@ SELECT s.name AS subscription, s.owner, s.topics, s.sink,
 			'stopped') END AS state,
 	s.workers, coalesce(d.processes, 0) AS processes,
 	coalesce(d.delivered, 0) AS delivered, coalesce(d.failed, 0) AS failed,
-	coalesce(d.backlog, 0) AS backlog,
+	coalesce(d.backlog, 0) AS backlog, d.lag_messages,
 	extract(epoch FROM clock_timestamp() - d.behind_since)::double precision AS lag_seconds,
 	coalesce(p.parked, 0) AS parked, coalesce(p.blocked_keys, 0) AS blocked_keys,
 	coalesce(p.dead, 0) AS dead,
@@ -919,7 +921,7 @@ LEFT JOIN (
 	SELECT t.subscription_id,
 		min(array_position(ARRAY['broken', 'crashed', 'no free worker process', 'backoff', 'running', 'idle'], t.state)) AS state,
 		count(t.pid) AS processes, sum(t.delivered)::bigint AS delivered, sum(t.failed)::bigint AS failed,
-		sum(t.backlog)::bigint AS backlog, min(t.behind_since) AS behind_since,
+		sum(t.backlog)::bigint AS backlog, max(t.lag_messages) AS lag_messages, min(t.behind_since) AS behind_since,
 		max(t.last_delivered_at) AS last_delivered_at, max(t.last_error_at) AS last_error_at,
 		min(t.retry_at) AS retry_at,
 		(array_agg(t.last_error ORDER BY t.last_error_at DESC NULLS LAST))[1] AS last_error
@@ -953,6 +955,8 @@ COMMENT ON COLUMN inventory.stat_subscription.delivered IS 'Messages delivered.'
 COMMENT ON COLUMN inventory.stat_subscription.failed IS 'Attempts that failed.';
 
 COMMENT ON COLUMN inventory.stat_subscription.backlog IS 'Messages of the open window that are not delivered yet.';
+
+COMMENT ON COLUMN inventory.stat_subscription.lag_messages IS 'At most so many messages are not delivered yet: the backlog, and all that has been published since the process last looked; of several slices, the one that is furthest behind.';
 
 COMMENT ON COLUMN inventory.stat_subscription.lag_seconds IS 'How long the oldest message that is being delivered has been waiting; NULL: none.';
 
@@ -2052,7 +2056,30 @@ REVOKE ALL ON FUNCTION inventory.command_check(oid, text, jsonb) FROM PUBLIC;
 COMMENT ON FUNCTION inventory.command_check(oid, text, jsonb) IS
 'The engine''s own: an error unless a role may submit a command with these arguments.';
 
-CREATE FUNCTION inventory.command_check_compensation(role oid, compensate_with jsonb) RETURNS void
+-- Strings in there that stand for a result which there will not be.
+CREATE FUNCTION inventory.command_check_references(arguments jsonb, steps integer, result boolean, what text) RETURNS void
+	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	reference text;
+BEGIN
+	SELECT min(r.string) INTO reference
+	FROM (SELECT j #>> '{}' AS string FROM jsonb_path_query(arguments, 'strict $.**') j WHERE jsonb_typeof(j) = 'string') r
+	WHERE r.string ~ '^\$(result|[0-9]+)$' AND NOT (r.string = '$result' AND result)
+		AND NOT (r.string ~ '^\$[1-9][0-9]{0,2}$' AND substr(r.string, 2, 3)::integer <= steps);
+	IF reference IS NOT NULL THEN
+		RAISE EXCEPTION '% cannot use %', what, reference
+			USING ERRCODE = 'IV015', HINT = 'In a saga, $1 stands for the result of the first command, and in compensate_with $result for that of the command itself. Write $' || reference || ' for the string.';
+	END IF;
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_check_references(jsonb, integer, boolean, text) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_check_references(jsonb, integer, boolean, text) IS
+'The engine''s own: an error if arguments use results that there will not be.';
+
+CREATE FUNCTION inventory.command_check_compensation(role oid, compensate_with jsonb, steps integer) RETURNS void
 	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -2063,12 +2090,13 @@ BEGIN
 				HINT = 'Like {"command": "release", "arguments": {"reservation_id": "$result"}}.';
 	END IF;
 	PERFORM inventory.command_check(role, compensate_with ->> 'command', coalesce(compensate_with -> 'arguments', '{}'));
+	PERFORM inventory.command_check_references(compensate_with, steps, true, 'compensate_with');
 END
 $$;
 
-REVOKE ALL ON FUNCTION inventory.command_check_compensation(oid, jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION inventory.command_check_compensation(oid, jsonb, integer) FROM PUBLIC;
 
-COMMENT ON FUNCTION inventory.command_check_compensation(oid, jsonb) IS
+COMMENT ON FUNCTION inventory.command_check_compensation(oid, jsonb, integer) IS
 'The engine''s own: an error unless a role may submit this as a compensation.';
 
 CREATE FUNCTION inventory.command_check_times(not_before timestamptz, deadline timestamptz) RETURNS void
@@ -2156,7 +2184,7 @@ BEGIN
 	PERFORM inventory.command_check(role, command, arguments);
 	PERFORM inventory.command_check_times(not_before, deadline);
 	IF compensate_with IS NOT NULL THEN
-		PERFORM inventory.command_check_compensation(role, compensate_with);
+		PERFORM inventory.command_check_compensation(role, compensate_with, 0);
 	END IF;
 	RETURN inventory.command_append(command, key, inventory.command_payload(role, command, arguments)
 		|| jsonb_strip_nulls(jsonb_build_object('not_before', not_before, 'deadline', deadline))
@@ -2188,7 +2216,6 @@ AS $$
 DECLARE
 	step jsonb;
 	n integer;
-	reference text;
 BEGIN
 	IF coalesce(jsonb_typeof(commands), '') <> 'array' OR jsonb_array_length(commands) NOT BETWEEN 1 AND 100 THEN
 		RAISE EXCEPTION 'commands must be a JSON array of 1 to 100 objects' USING ERRCODE = 'IV015';
@@ -2202,15 +2229,9 @@ BEGIN
 		PERFORM inventory.command_check(role, step ->> 'command', step -> 'arguments');
 		PERFORM inventory.command_check_times((step ->> 'not_before')::timestamptz, (step ->> 'deadline')::timestamptz);
 		IF step ? 'compensate_with' THEN
-			PERFORM inventory.command_check_compensation(role, step -> 'compensate_with');
+			PERFORM inventory.command_check_compensation(role, step -> 'compensate_with', n);
 		END IF;
-		SELECT min(r.string) INTO reference
-		FROM (SELECT j #>> '{}' AS string FROM jsonb_path_query(step -> 'arguments', 'strict $.**') j WHERE jsonb_typeof(j) = 'string') r
-		WHERE r.string ~ '^\$(result|[0-9]+)$' AND NOT (r.string ~ '^\$[1-9][0-9]{0,2}$' AND substr(r.string, 2, 3)::integer < n);
-		IF reference IS NOT NULL THEN
-			RAISE EXCEPTION 'command % of the saga cannot use %', n, reference
-				USING ERRCODE = 'IV015', HINT = 'It may use the results of those before it: $1 that of the first.';
-		END IF;
+		PERFORM inventory.command_check_references(step -> 'arguments', n - 1, false, format('command %s of the saga', n));
 	END LOOP;
 END
 $$;
@@ -2344,7 +2365,9 @@ WITH waiting AS (
 	UNION ALL
 	SELECT o.message_id, o.key, o.payload, o.created_at, 'pending', 0, NULL, NULL
 	FROM inventory.subscription s
-	JOIN inventory.cursors() c USING (subscription_id)
+	-- As this statement sees it, like the results: cursors() would be later than these.
+	CROSS JOIN LATERAL (SELECT k.after, k.upto, k.last_number FROM inventory.delivery_cursor k
+		WHERE k.subscription_id = s.subscription_id ORDER BY k.cursor_no DESC LIMIT 1) c
 	JOIN inventory.outbox o ON o.xid >= pg_snapshot_xmin(c.after)
 	WHERE s.name = 'inventory.commands' AND o.topic ^@ 'inventory.command.' AND o.topic NOT IN ('inventory.command.dead', 'inventory.command.cancelled')
 		AND NOT pg_visible_in_snapshot(o.xid, c.after)
@@ -2500,11 +2523,9 @@ AS $$
 				AND p.topic >= 'inventory.command.' AND p.topic < 'inventory.command/'),
 			(SELECT o.payload FROM inventory.outbox o
 			WHERE o.message_id = c.message_id AND c.state = 'pending'
-				AND o.xid >= (SELECT min(pg_snapshot_xmin(k.after)) FROM inventory.cursors() k JOIN inventory.subscription s USING (subscription_id) WHERE s.name = 'inventory.commands'))),
-		c.submitted_by, c.submitted_at, CASE WHEN c.state IN ('pending', 'delayed', 'retrying') AND EXISTS (
-			SELECT FROM inventory.parked_message p JOIN inventory.subscription s USING (subscription_id)
-			WHERE s.name = 'inventory.commands' AND p.number = c.message_id
-				AND p.topic >= 'inventory.command.' AND p.topic < 'inventory.command/') THEN 'parked' ELSE c.state END, c.attempts
+				AND o.xid >= (SELECT pg_snapshot_xmin(k.after) FROM inventory.delivery_cursor k JOIN inventory.subscription s USING (subscription_id)
+					WHERE s.name = 'inventory.commands' ORDER BY k.cursor_no DESC LIMIT 1))),
+		c.submitted_by, c.submitted_at, c.state, c.attempts
 	FROM inventory.command c WHERE c.message_id = command_find.message_id
 $$;
 
@@ -2519,7 +2540,7 @@ CREATE FUNCTION inventory.command_retry(before timestamptz) RETURNS bigint
 REVOKE ALL ON FUNCTION inventory.command_retry(timestamptz) FROM PUBLIC;
 
 COMMENT ON FUNCTION inventory.command_retry(timestamptz) IS
-'The engine''s own: makes commands due that have failed and were to be executed before a time.';
+'The engine''s own: makes failed commands due that could have been executed before a time.';
 
 CREATE FUNCTION inventory.cancel(message_id bigint) RETURNS boolean
 	LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp

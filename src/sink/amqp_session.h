@@ -11,8 +11,7 @@
 #ifndef INVENTORY_SINK_AMQP_SESSION_H
 #define INVENTORY_SINK_AMQP_SESSION_H
 
-#include <amqp.h>
-#include <amqp_framing.h>
+#include "amqp_library.h"
 
 #include "connection.h"
 #include "sink.h"

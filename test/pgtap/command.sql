@@ -69,6 +69,10 @@ SELECT throws_ok($$SELECT inventory.submit('release', '{"reservation_id": 1}', n
 SELECT throws_ok($$SELECT inventory.submit('release', '{"reservation_id": 1}', not_before => '2031-05-01', deadline => '2031-04-30')$$, '22023', NULL, 'a deadline before its beginning');
 SELECT throws_ok($$SELECT inventory.submit('reserve', '{"sku": "A", "location": "L", "quantity": 1}', compensate_with => '{"arguments": {}}')$$, '22023', NULL, 'a compensation without a command');
 SELECT throws_ok($$SELECT inventory.submit('reserve', '{"sku": "A", "location": "L", "quantity": 1}', compensate_with => '{"command": "release", "arguments": {"id": "$result"}}')$$, '22023', NULL, 'a compensation with a wrong argument');
+SELECT throws_ok($$SELECT inventory.submit('receive', jsonb_build_object('sku', 'A', 'location', 'L', 'quantity', 1, 'reason', repeat('x', 2000000)))$$, '54000', NULL, 'arguments that are too large');
+SELECT throws_ok($$SELECT inventory.saga(jsonb_build_array(jsonb_build_object('command', 'receive', 'arguments', jsonb_build_object('sku', 'A', 'location', 'L', 'quantity', 1, 'reason', repeat('x', 2000000)))))$$, '54000', NULL, 'a saga that is too large');
+SELECT throws_ok($$SELECT inventory.submit('receive', '{"sku": "A", "location": "L", "quantity": 1}', key => repeat('k', 5000))$$, 'IV023', NULL, 'a key that is too long');
+SELECT throws_ok($$SELECT inventory.submit('receive', '{"sku": "A", "location": "L", "quantity": 1}', compensate_with => '{"command": "issue", "arguments": {"sku": "A", "location": "L", "quantity": 1, "metadata": {"price": "$5"}}}')$$, 'IV015', 'compensate_with cannot use $5', 'a compensation with a result that there will not be');
 SELECT throws_ok($$SELECT inventory.command_append('receive', NULL, '{}')$$, 'IV016', NULL, 'no other way to write a command');
 SELECT throws_ok($$INSERT INTO inventory.command_result VALUES (1, 'receive', NULL, 10, now(), 'done', NULL, NULL, NULL, 1, now())$$, 'IV016', NULL, 'no other way to write a result');
 SELECT throws_ok($$SELECT inventory.skip('inventory.commands', 1)$$, '0A000', NULL, 'commands are cancelled, not skipped');
@@ -148,7 +152,7 @@ RESET ROLE;
 -- ---- Cancelling ----
 
 SELECT is(inventory.cancel(:m), false, 'a cancelled command cannot be cancelled again');
-SELECT is(inventory.deliver('inventory.commands'), 1::bigint, 'a cancelled command is passed over');
+SELECT is(inventory.deliver('inventory.commands'), 2::bigint, 'a cancelled command is passed over, and so is the message that tells of it');
 SELECT results_eq(format('SELECT state, attempts FROM inventory.command_result(%s)', :m), $$VALUES ('cancelled'::text, 0)$$, 'and stays cancelled');
 SELECT inventory.submit('issue', '{"sku": "A", "location": "L", "quantity": 1}') AS m \gset
 SELECT inventory.deliver('inventory.commands') AS n \gset
@@ -209,7 +213,7 @@ SELECT results_eq(format('SELECT state, sqlstate, attempts FROM inventory.comman
 SELECT results_eq(format('SELECT state, sqlstate, attempts FROM inventory.command_result(%s)', :m2), $$VALUES ('dead'::text, 'IV007'::text, 1)$$, 'so is an unknown reservation');
 SELECT is(public.state(:behind), 'done', 'and those behind it go on');
 SELECT is((SELECT payload - 'error' FROM inventory.outbox WHERE topic = 'inventory.command.dead' AND (payload ->> 'message_id')::bigint = :m),
-	jsonb_build_object('message_id', :m, 'command', 'receive', 'submitted_by', current_user, 'sqlstate', 'IV002', 'attempts', 1), 'inventory.command.dead tells');
+	jsonb_build_object('message_id', :m, 'command', 'receive', 'key', 'k', 'submitted_by', current_user, 'sqlstate', 'IV002', 'attempts', 1), 'inventory.command.dead tells');
 SELECT is((SELECT count(*) FROM inventory.outbox WHERE topic = 'inventory.message.dead'), 0::bigint, 'and there is no other such message');
 
 SELECT inventory.submit('reserve', '{"sku": "B", "location": "L", "quantity": 5000}',
@@ -223,6 +227,14 @@ SELECT results_eq(format('SELECT state, attempts > 12 FROM inventory.command_res
 SELECT is((SELECT overdue FROM inventory.pending_command), true, 'and shown as overdue');
 SELECT is(inventory.cancel(:c), true, 'until it is cancelled');
 SELECT inventory.deliver('inventory.commands') AS n \gset
+
+SELECT inventory.submit('issue', '{"sku": "B", "location": "M", "quantity": 5000}', key => 'stuck') AS m \gset
+SELECT inventory.submit('receive', '{"sku": "B", "location": "M", "quantity": 1}', key => 'stuck') AS behind \gset
+SELECT inventory.deliver('inventory.commands') AS n \gset
+SELECT is(public.state(:behind), 'pending', 'a command waits behind one with its key');
+SELECT is(inventory.cancel(:m), true, 'when that is cancelled');
+SELECT inventory.deliver('inventory.commands') AS n \gset
+SELECT is(public.state(:behind), 'done', 'it is executed at once');
 
 -- ---- What is overdue ----
 
@@ -312,6 +324,13 @@ DO $$ BEGIN FOR i IN 1..2 LOOP PERFORM inventory.deliver('inventory.commands'); 
 SELECT is(inventory.cancel((SELECT message_id FROM inventory.pending_command WHERE saga_id = :s)), true, 'a command of a saga is cancelled');
 DO $$ BEGIN FOR i IN 1..3 LOOP PERFORM inventory.deliver('inventory.commands'); COMMIT; END LOOP; END $$;
 SELECT results_eq('SELECT state, done, undone FROM inventory.saga WHERE saga_id = ' || :s, $$VALUES ('failed'::text, 2, 1)$$, 'a saga has failed when one of them cannot be compensated; the others are');
+
+SELECT inventory.saga('[
+	{"command": "receive", "arguments": {"sku": "A", "location": "L", "quantity": 3}, "compensate_with": {"command": "reverse", "arguments": {"event_id": "$result", "reason": "b"}}},
+	{"command": "try_reserve", "arguments": {"sku": "A", "location": "L", "quantity": 3000000}},
+	{"command": "confirm", "arguments": {"reservation_id": "$2"}}]') AS s \gset
+DO $$ BEGIN FOR i IN 1..4 LOOP PERFORM inventory.deliver('inventory.commands'); COMMIT; END LOOP; END $$;
+SELECT is((SELECT state FROM inventory.saga WHERE saga_id = :s), 'compensated', 'in a saga, a try_reserve that finds too little is a failure');
 
 SELECT throws_ok($$SELECT inventory.saga('[]')$$, 'IV015', NULL, 'a saga has commands');
 SELECT throws_ok($$SELECT inventory.saga('{}')$$, 'IV015', NULL, 'in an array');

@@ -75,7 +75,7 @@ FROM (VALUES
 	('rabbitmq', $$host 'mq.example.com', port '5671', vhost '/shop', exchange '', routing_key 'shop.{topic}.{key}', mandatory 'no', heartbeat '0', tls 'true', verify 'on', ca_file '/ca.pem'$$),
 	('redis', $$host '127.0.0.1', port '6379', database '3', mode 'cache', name 'inventory:{sku}', cache 'set', ttl '1 hour', maxlen '1000'$$),
 	('redis', $$socket '/run/redis.sock', mode 'publish', name 'x'$$),
-	('kafka', $$brokers 'a:9092,b:9092', topic 'shop.{topic}', compression 'lz4', security_protocol 'sasl_ssl', sasl_mechanism 'SCRAM-SHA-512', ca_file '/ca.pem'$$)) x(sink, options);
+	('kafka', $$brokers 'a:9092,b:9092', topic 'shop.{topic}', compression 'lz4', security_protocol 'sasl_ssl', sasl_mechanism 'SCRAM-SHA-512', ca_file '/ca.pem', verify 'off', max_message_size '5000000'$$)) x(sink, options);
 SELECT is(public.mapping_complaint(sink, options), 'none', format('a mapping of %s takes %s', sink, options))
 FROM (VALUES
 	('http', $$secret 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'$$),
@@ -111,7 +111,7 @@ FROM (VALUES
 	('http', 'ca_file', 'ca.pem'), ('http', 'header.X', E'a\r\nb'), ('http', 'header.', 'x'), ('http', 'header.a b', 'x'), ('http', 'header.Host', 'x'), ('http', 'header.CE-id', 'x'), ('http', 'header.webhook-id', 'x'), ('http', 'header.content-length', '1'),
 	('rabbitmq', 'host', ''), ('rabbitmq', 'host', 'a b'), ('rabbitmq', 'host', 'a/b'), ('rabbitmq', 'port', '0'), ('rabbitmq', 'port', '65536'), ('rabbitmq', 'port', 'amqp'), ('rabbitmq', 'mandatory', 'maybe'), ('rabbitmq', 'routing_key', '{lot}'), ('rabbitmq', 'routing_key', '{topic'), ('rabbitmq', 'vhost', ''),
 	('redis', 'database', '-1'), ('redis', 'mode', 'list'), ('redis', 'cache', 'drop'), ('redis', 'name', ''), ('redis', 'name', '{lot}'), ('redis', 'name', '{}'), ('redis', 'maxlen', '0'), ('redis', 'ttl', '0'), ('redis', 'socket', 'redis.sock'),
-	('kafka', 'brokers', ''), ('kafka', 'compression', 'zip'), ('kafka', 'security_protocol', 'tls'), ('kafka', 'sasl_mechanism', 'plain'), ('kafka', 'topic', '{key}')) x(sink, name, value);
+	('kafka', 'brokers', ''), ('kafka', 'compression', 'zip'), ('kafka', 'security_protocol', 'tls'), ('kafka', 'sasl_mechanism', 'plain'), ('kafka', 'topic', '{key}'), ('kafka', 'verify', 'maybe'), ('kafka', 'max_message_size', '10')) x(sink, name, value);
 SELECT is(public.server_complaint('redis', $$host 'a', socket '/b'$$), '22023 | options "host" and "socket" exclude each other', 'a server is at one place');
 SELECT is(public.mapping_complaint('redis', $$password 'a', password_file 'b'$$), '22023 | options "password" and "password_file" exclude each other', 'a secret is at one place');
 

@@ -5,13 +5,14 @@ package DeliveryTest;
 use strict;
 use warnings FATAL => 'all';
 use Exporter 'import';
+use InventoryDocs;
 use PostgreSQL::Test::Utils;
 use POSIX ();
 use Test::More;
 use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(new_publishers start_publishers finish_publishers published
-  caught_up delivered_ok arrives quick);
+  caught_up delivered_ok arrives quick consumes_once);
 
 # Each message has the next number of its key, given in the order of commits,
 # and is noted in a table by the transaction that publishes it.
@@ -44,11 +45,11 @@ sub transaction
 	return $sql . (rand() < 0.1 ? "ROLLBACK;\n" : "COMMIT;\n");
 }
 
-# So many clients, each a number of sessions of 25 transactions; a session that
-# is lost is followed by the next one as soon as the server is there.
+# So many clients, each with one session of 25 transactions after the other; a
+# session that is lost is followed by the next one as soon as the server is there.
 sub start_publishers
 {
-	my ($node, $topic, $keys, $clients, $sessions) = @_;
+	my ($node, $topic, $keys, $clients) = @_;
 	my $dir = PostgreSQL::Test::Utils::tempdir();
 	my $psql = $node->installed_command('psql');
 	my $connection = $node->connstr('postgres');
@@ -60,32 +61,26 @@ sub start_publishers
 		push @pids, $pid;
 		next if $pid;
 		srand($InventoryTest::seed + $client);
-		for my $session (1 .. $sessions)
+		for (my $session = 1; !-e "$dir/stop"; $session++)
 		{
 			my $file = "$dir/$client.$session.sql";
 			append_to_file($file, join '', map { transaction($topic, $keys) } 1 .. 25);
 			system "$psql -XAtq -d '$connection' -f $file >/dev/null 2>>$dir/err";
-			sleep 0.2 if $?;
+			sleep 0.2;
 		}
 		POSIX::_exit(0);
 	}
-	return \@pids;
+	return { pids => \@pids, dir => $dir };
 }
 
+# Calls $meanwhile again and again, until it is false; then the clients end.
 sub finish_publishers
 {
-	my ($pids, $meanwhile) = @_;
-	my %left = map { $_ => 1 } @$pids;
+	my ($publishers, $meanwhile) = @_;
 
-	while (%left)
-	{
-		for my $pid (keys %left)
-		{
-			delete $left{$pid} if waitpid($pid, POSIX::WNOHANG()) == $pid;
-		}
-		$meanwhile->() if $meanwhile && %left;
-		sleep 0.02;
-	}
+	1 while $meanwhile->();
+	append_to_file("$publishers->{dir}/stop", '');
+	waitpid $_, 0 for @{ $publishers->{pids} };
 	return;
 }
 
@@ -161,6 +156,31 @@ sub delivered_ok
 	ok($found eq published($node), "$name: every committed message, and no other, has arrived ("
 		  . scalar(keys %seen) . ", $duplicates again)");
 	return $duplicates;
+}
+
+# Runs the consumer that a page of the documentation has, makes everything come
+# again, and runs it again: each message has been counted once.
+sub consumes_once
+{
+	my ($node, $page, $from, $port, $again) = @_;
+	my $program = PostgreSQL::Test::Utils::tempdir() . '/consume.py';
+
+	$node->safe_psql('postgres', example('consumer.md', '-- by id'));
+	append_to_file($program, example($page, '# consume'));
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	for my $run (1 .. 2)
+	{
+		my $err = '';
+		ok(IPC::Run::run([ '/usr/bin/python3', $program, $from, $port, $node->connstr('postgres') ], '2>', \$err),
+			"$page: the consumer runs") or diag $err;
+		is($node->safe_psql('postgres', 'SELECT count(*) - (SELECT count(*) FROM sent) FROM received'), 0,
+			"$page: each message has been counted once") if $run == 1;
+		$again->() if $run == 1;
+	}
+	is($node->safe_psql('postgres', "SELECT count(*) >= (SELECT count(*) FROM sent) AND count(*) = count(DISTINCT id) FROM received"), 't',
+		"$page: ... also when all came again");
+	$node->safe_psql('postgres', 'DROP FUNCTION count_once; DROP TABLE received, counted');
+	return;
 }
 
 # That something takes less than so many seconds.

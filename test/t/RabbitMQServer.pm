@@ -142,9 +142,16 @@ sub control
 	my $out = '';
 	my %environment = $self->environment;
 	local %ENV = (%environment, RABBITMQ_HOME => '/usr/lib/rabbitmq');
-	IPC::Run::run([ '/usr/lib/rabbitmq/bin/rabbitmqctl', '-q', '-n',
-			$environment{RABBITMQ_NODENAME}, @arguments ], '>&', \$out)
-	  or die "rabbitmqctl @arguments: $out";
+	my $until = time() + $PostgreSQL::Test::Utils::timeout_default;
+
+	# It listens a moment before it takes commands.
+	until (IPC::Run::run([ '/usr/lib/rabbitmq/bin/rabbitmqctl', '-q', '-n',
+				$environment{RABBITMQ_NODENAME}, @arguments ], '>&', \$out))
+	{
+		die "rabbitmqctl @arguments: $out"
+		  if $out !~ /requires the 'rabbit' app to be running/ || time() > $until;
+		usleep(200_000);
+	}
 	return $out;
 }
 

@@ -47,6 +47,12 @@ $subscriber->wait_for_subscription_sync;
 is($subscriber->safe_psql('postgres', 'SELECT count(*) FROM inventory.event'),
 	$publisher->safe_psql('postgres', 'SELECT count(*) FROM inventory.event'), 'what was there before is copied');
 
+# A mirror of the tables as they are, table by table and with TRUNCATE.
+$subscriber->safe_psql('postgres', 'CREATE DATABASE mirror');
+$subscriber->safe_psql('mirror', example('cdc.md', '-- subscriber') . join '', map { "CREATE TABLE inventory.outbox_$_ (LIKE inventory.outbox);" } 0 .. 7);
+$publisher->safe_psql('postgres', 'CREATE PUBLICATION as_it_is FOR TABLE inventory.outbox');
+$subscriber->safe_psql('mirror', "CREATE SUBSCRIPTION mirror CONNECTION '${\ ($publisher->connstr('postgres') =~ s{'}{}gr)}' PUBLICATION as_it_is");
+
 # wal2json listens from here on.
 my $plugin = $publisher->config_data('--pkglibdir') . '/wal2json.so';
 my $wal2json = -e $plugin;
@@ -141,6 +147,10 @@ same(q{SELECT sku, location, lot, condition, on_hand, committed FROM inventory.s
 	example('cdc.md', '-- stock'), 'its sums are the stock');
 cmp_ok($subscriber->safe_psql('postgres', 'SELECT count(*) FROM inventory.outbox'), '>',
 	$publisher->safe_psql('postgres', 'SELECT count(*) FROM inventory.outbox'), 'it keeps messages that the ring has not');
+$publisher->wait_for_catchup('mirror');
+is($subscriber->safe_psql('mirror', 'SELECT (' . join(' + ', map { "(SELECT count(*) FROM inventory.outbox_$_)" } 0 .. 7) . ') < ' . $publisher->safe_psql('postgres', 'SELECT count(*) FROM published')),
+	't', 'a mirror with TRUNCATE loses them with the ring');
+$subscriber->safe_psql('mirror', 'DROP SUBSCRIPTION mirror');
 $publisher->safe_psql('postgres', "UPDATE inventory.sku SET name = 'Mug' WHERE sku = 'sku-1'; UPDATE inventory.lot SET status = 'blocked' WHERE lot = (SELECT min(lot) FROM inventory.lot)");
 same($codes, $codes, 'a changed code arrives');
 

@@ -156,7 +156,7 @@ sub load
 	my ($many) = @_;
 	return start_clients($node, [ map { "CALL submit_some($many, .2);" } 1 .. $CLIENTS ]);
 }
-finish_clients(load(200));
+only_codes(finish_clients(load(200)), 'nothing fails that should not');
 executed('load');
 for my $state (qw(done dead cancelled))
 {
@@ -199,10 +199,12 @@ for my $accident (sort keys %accidents)
 {
 	for (1 .. 2)
 	{
-		my $clients = load(100);
+		my $clients = load(300);
 		usleep(200_000 + number_below(300_000));
 		$accidents{$accident}->();
 		finish_clients($clients);
+		only_codes($clients, "$accident: nothing fails that should not", qw(57P01 57P02 57P03));
+		is(scalar(grep { $_ } @{ $clients->{exits} }), $accident =~ /terminated/ ? 0 : $CLIENTS, "$accident: in the middle of the load");
 	}
 	executed($accident);
 }

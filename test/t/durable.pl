@@ -73,6 +73,10 @@ foreach my $level ('on', 'local', 'off')
 	set(synchronous_commit => $level);
 	# Nobody looks for changes of the setting without this one.
 	set(synchronous_standby_names => 'nobody');
+	# The setting counts from when the checkpointer has heard of it.
+	my $canary = session($node);
+	$canary->query_until(qr/started/, "\\echo started\nSET synchronous_commit = on;\n" . "SELECT inventory.publish('canary', 'k', '{}');\n" x 500);
+	waiting("backend_type = 'client backend'") or die 'nobody waits for the standby';
 	$node->safe_psql('postgres', q{
 SET synchronous_commit = local;
 SELECT inventory.publish('durable.standby', 'k', '{}')});
@@ -80,6 +84,7 @@ SELECT inventory.publish('durable.standby', 'k', '{}')});
 	is(received(), $before, 'and is not sent without it');
 	set(synchronous_standby_names => '');
 	becomes(sub { received() == $before + 1 }, 'and is, when it need not wait any more');
+	$canary->quit;
 }
 
 # ---- Crashes ----

@@ -169,6 +169,30 @@ $node->safe_psql('postgres', "ALTER SERVER kafka OPTIONS (SET brokers '${\ $clus
 $cluster->arrives('again', undef, 1);
 is(join(' ', map { $_->{key} } $cluster->consumed('again')), 'sku-2@L', 'another cluster gets what the former one has not confirmed');
 
+# Dropping things while brokers stall.
+for my $drop ('SET inventory.allow_drop = on; DROP EXTENSION inventory CASCADE', 'DROP DATABASE other')
+{
+	my $database = $drop =~ /DATABASE/ ? 'postgres' : 'other';
+	$node->safe_psql('postgres', 'DROP DATABASE IF EXISTS other');
+	$node->safe_psql('postgres', 'CREATE DATABASE other');
+	$node->safe_psql('other', qq{
+CREATE EXTENSION inventory;
+CREATE SERVER kafka FOREIGN DATA WRAPPER inventory_kafka OPTIONS (brokers '${\ $cluster->brokers}', topic 'other');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kafka;
+SELECT inventory.subscribe('stock', '{inventory.event.#}', 'kafka');
+INSERT INTO inventory.sku (sku) VALUES ('a');
+INSERT INTO inventory.location (location) VALUES ('L')});
+	my $first = $node->safe_psql('other', "SELECT inventory.receive('a', 'L', 1)");
+	$cluster->arrives('other', $first) or die 'nothing arrives';
+	$cluster->freeze;
+	$node->safe_psql('other', "SELECT inventory.receive('a', 'L', 1)");
+	$node->poll_query_until('other', "SELECT state = 'running' FROM inventory.stat_delivery") or die 'it is not sending';
+	my $began = time;
+	$node->safe_psql($database, $drop);
+	cmp_ok(time - $began, '<', 2, "$drop takes less than two seconds although the brokers do not answer");
+	$cluster->thaw;
+}
+
 # Shutting down while brokers stall.
 $cluster->freeze;
 $node->safe_psql('postgres', "SELECT inventory.issue('sku-2', 'L', 1)");

@@ -78,10 +78,17 @@ becomes(q{SELECT count(*) FROM inventory.stat_deliveries() d WHERE NOT EXISTS (S
 # ---- The journal under a held snapshot ----
 
 call('TRUNCATE got');
+my $files = q{SELECT string_agg(pg_relation_filenode(c)::text, ' ') FROM unnest(ARRAY['inventory.delivery_cursor_0', 'inventory.delivery_cursor_1']::regclass[]) c};
+my %seen = (call($files) => 1);
+# As if another one had moved for long.
+call(q{
+SELECT inventory.subscribe('mover', '{never}', 'notify', '{"channel": "c"}'), inventory.pause('mover');
+SET inventory.restoring = on;
+INSERT INTO inventory.delivery_cursor
+	SELECT c.subscription_id, c.slice, n, c.after, c.upto, c.last_number, c.position, c.epoch, c.timeline, c.since, c.until, c.written_at, 0
+	FROM inventory.delivery_cursor c JOIN inventory.subscription s USING (subscription_id), generate_series(2, 8000) n WHERE s.name = 'mover'});
 my $holder = session($node);
 is(ask($holder, 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM got'), '0', 'a snapshot is held');
-my $files = q{SELECT string_agg(pg_relation_filenode(c)::text, ' ') FROM unnest(ARRAY['inventory.delivery_cursor_0', 'inventory.delivery_cursor_1']::regclass[]) c};
-my %seen;
 my $largest = 0;
 my $clients = 4;
 my $each = 4000;
@@ -99,6 +106,7 @@ finish_clients($writing);
 is(call(q{SELECT count(*), count(DISTINCT id), count(DISTINCT position) FROM got WHERE subscription = 'halves'}), "$total|$total|$total", 'every message was delivered once');
 becomes(q{SELECT count(*) FROM got WHERE subscription = 'main'}, $total, 'to each subscription');
 cmp_ok(scalar(keys %seen), '>', 1, 'the journal was emptied meanwhile');
+is(call(q{SELECT c.cursor_no FROM inventory.cursors() c JOIN inventory.subscription s USING (subscription_id) WHERE s.name = 'mover'}), '8000', 'a cursor that has not moved was carried over');
 note "largest: $largest bytes, " . keys(%seen) . ' states of the files';
 becomes(q{SELECT coalesce(sum(n_dead_tup), 0) FROM pg_stat_user_tables WHERE relname LIKE 'delivery\_cursor\__'}, '0', 'there are no dead rows in it');
 is(call(q{SELECT count(DISTINCT position >> 40) FROM got WHERE subscription = 'halves'}), '1', 'one key is with one worker');
@@ -114,7 +122,7 @@ my $was = call($cursors);
 $node->stop('immediate');
 $node->start;
 is(call($cursors), $was, 'after a crash every cursor is where it was');
-call(q{SELECT inventory.resume(name) FROM inventory.subscription});
+call(q{SELECT inventory.resume(name) FROM inventory.subscription WHERE name <> 'mover'});
 issue('last');
 becomes(q{SELECT count(*) FROM got WHERE reference = 'last'}, '2', 'and delivery goes on');
 is(call(q{SELECT count(*) - count(DISTINCT (subscription, id)) FROM got}), '0', 'nothing was delivered twice');
