@@ -711,6 +711,14 @@ deliver_safely(void)
 	return wait;
 }
 
+/* Nothing may be sent that a crash could lose, whatever the setting becomes. */
+static void
+commit_durably(void)
+{
+	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
+		SetConfigOption("synchronous_commit", "on", PGC_SUSET, PGC_S_OVERRIDE);
+}
+
 /* ---- The process ---- */
 
 static void
@@ -725,6 +733,7 @@ attend(void)
 	{
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
+		commit_durably();
 	}
 	if (!MY_SLOT->wanted || database_is_held())
 		leave();
@@ -771,9 +780,7 @@ connect_to(Oid database)
 {
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	worker_pin_settings("inventory delivery");
-	/* Nothing may be sent that a crash could lose. */
-	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
-		SetConfigOption("synchronous_commit", "on", PGC_SUSET, PGC_S_OVERRIDE);
+	commit_durably();
 	StartTransactionCommand();
 	if (!extension_find(&extension) || database_is_held() || inventory_restoring ||
 		strcmp(extension.version, INVENTORY_VERSION) != 0 ||
