@@ -136,11 +136,16 @@ inventory_deliver(PG_FUNCTION_ARGS)
 
 	inventory_check_writable("deliver");
 	check_isolation();
+	if (handler_is_running())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("%s cannot be called by a handler", "deliver()")));
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("name must not be NULL")));
 	subscription = find(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	handler_check_constraints();
 	GetUserIdAndSecContext(&user, &security_context);
 	SetUserIdAndSecContext(catalog_owner(), security_context | SECURITY_LOCAL_USERID_CHANGE);
 	handled = deliver(subscription, PG_ARGISNULL(1) ? PG_INT64_MAX : PG_GETARG_INT64(1));

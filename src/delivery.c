@@ -45,6 +45,8 @@
 /* A cursor that only passes over messages of others is written so often. */
 #define IDLE_WRITE_MS 10000
 
+static void close_window(Delivery *delivery);
+
 /* ---- Loading ---- */
 
 /* A failover may have taken positions back that were sent already. */
@@ -94,6 +96,11 @@ delivery_load(Delivery *delivery, int subscription_id, int slice)
 	delivery->parked = parked_load(subscription_id, slice);
 	if (delivery->cursor.window)
 		load_window(delivery);
+	if (delivery->cursor.window && delivery->window.count == 0)
+	{
+		close_window(delivery);
+		delivery->dirty = true;
+	}
 	MemoryContextSwitchTo(old);
 	return true;
 }
@@ -231,7 +238,8 @@ delivery_take(Delivery *delivery, DeliveryItem *items, int max, bool once)
 	WindowReader reader = {NULL};
 	int			count = take_parked(delivery, items, max);
 
-	if (count > 0 || !delivery->cursor.window)
+	if (count > 0 || !delivery->cursor.window ||
+		delivery->parked->waiting >= delivery->subscription->park_limit)
 		return count;
 	for (int i = delivery->first; i < delivery->window.count && count < max; i++)
 	{
@@ -400,13 +408,23 @@ advance(Delivery *delivery)
 		close_window(delivery);
 }
 
-/* Writes down what has become of messages, in the order in which they came, and
- * counts them. */
+/*
+ * Writes down what has become of messages, in the order in which they came, and
+ * counts them.  The cursor stops at the first one that has come to nothing; what
+ * is parked behind it would be met again, so it is not parked yet.
+ */
 void
 delivery_settle(Delivery *delivery, DeliveryItem *items, int count)
 {
+	bool		stopped = false;
+
 	for (int i = 0; i < count; i++)
-		settle_one(delivery, &items[i]);
+	{
+		if (items[i].entry >= 0 && items[i].outcome == OUTCOME_NONE)
+			stopped = true;
+		if (!stopped || items[i].entry < 0 || items[i].outcome == OUTCOME_DONE)
+			settle_one(delivery, &items[i]);
+	}
 	if (delivery->cursor.window)
 		advance(delivery);
 }

@@ -191,6 +191,18 @@ delivery_slot_free(int index)
 	delivery_slots[index].database = InvalidOid;
 }
 
+void
+delivery_slots_free(Oid database)
+{
+	deliveries_lock(LW_EXCLUSIVE);
+	for (int i = 0; i < delivery_max; i++)
+	{
+		if (delivery_slots[i].database == database && delivery_slots[i].pid == 0)
+			delivery_slot_free(i);
+	}
+	deliveries_unlock();
+}
+
 /* ---- Bells ---- */
 
 void

@@ -79,6 +79,9 @@ extern int	delivery_slot_find(Oid database, int subscription_id, int slice);
 extern int	delivery_slot_take(Oid database, int subscription_id, int slice);
 extern void delivery_slot_free(int index);
 
+/* Those of a database that has gone, or does not have the extension any more. */
+extern void delivery_slots_free(Oid database);
+
 /* The process's side of waking. */
 extern void delivery_claim_latch(int index, uint32 interest);
 extern void delivery_release_latch(int index);

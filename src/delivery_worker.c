@@ -72,6 +72,9 @@
 /* For so long messages are handled in one transaction. */
 #define ROUND_US (50 * 1000)
 
+/* When a process could not begin, somebody else delivers, say. */
+#define AGAIN_MS 1000
+
 /* After so long a process was not a failure from the start. */
 #define HEALTHY_MS 60000
 
@@ -89,6 +92,7 @@ static int	my_index = -1;
 static int	my_subscription;
 static int	my_slice;
 static bool claimed = false;
+static bool ever_loaded = false;
 static ExtensionRow extension;
 static volatile sig_atomic_t terminated = false;
 
@@ -102,6 +106,7 @@ static int	alone = 0;			/* to be tried one at a time: a batch has failed */
 static int64 suspect_position = 0;
 static char suspect_error[DELIVERY_ERROR_LENGTH];
 static bool preparing = false;
+static bool came_back = false;	/* from an error */
 static int	failures_in_row = 0;
 static int64 my_generation = 0; /* of the slot when it was loaded */
 static TimestampTz last_window = 0;
@@ -132,8 +137,10 @@ delivery_exit(int code, Datum arg)
 	delivery_release_latch(my_index);
 	deliveries_lock(LW_EXCLUSIVE);
 	slot->pid = 0;
-	slot->clean = code == 0;
-	slot->next_start = now;
+	/* Who was asked to go has not crashed; whoever could not begin may not at once. */
+	slot->clean = code == 0 || terminated;
+	slot->next_start = code == 0 && ever_loaded ? now :
+		TimestampTzPlusMilliseconds(now, AGAIN_MS);
 	slot->state = DELIVERY_STOPPED;
 	if (code != 0 && !terminated)
 	{
@@ -309,7 +316,7 @@ load(void)
 	if (!loaded || !delivery.subscription->active)
 		leave();
 	delivery_claim_latch(my_index, delivery.subscription->interest);
-	my_generation = MY_SLOT->generation;
+	ever_loaded = true;
 	if (careful == CAREFUL_UNKNOWN)
 		careful = delivery.subscription->batch;
 }
@@ -317,19 +324,19 @@ load(void)
 static void
 prepare(void)
 {
-	MemoryContext old = MemoryContextSwitchTo(delivery.context);
-
 	preparing = true;
 	if (delivery.subscription->kind == SINK_KIND_SERVER)
 		sink_prepare(&sink, delivery.subscription);
 	else
 	{
+		MemoryContext old = MemoryContextSwitchTo(delivery.context);
+
 		if (handler == NULL)
 			handler = handler_begin(delivery.subscription);
+		MemoryContextSwitchTo(old);
 		handler_prepare(handler);
 	}
 	preparing = false;
-	MemoryContextSwitchTo(old);
 }
 
 /*
@@ -353,10 +360,11 @@ begin(void)
 		sink_close(&sink);
 		same = false;
 	}
+	my_generation = MY_SLOT->generation;
 	if (!loaded)
 		load();
-	prepare();
 	MemoryContextSwitchTo(batch_context);
+	prepare();
 	return same;
 }
 
@@ -377,6 +385,10 @@ condemn(DeliveryItem *item)
 {
 	if (item->outcome != OUTCOME_NONE)
 		return;
+	/* An error is not a crash. */
+	if (came_back)
+		crash_mark_clear(my_subscription, my_slice);
+	came_back = false;
 	if (crash_mark_count(my_subscription, my_slice, item->message.position) >= CRASHES)
 	{
 		item->outcome = OUTCOME_DEAD;
@@ -631,6 +643,8 @@ deliver(void)
 	{
 		if (items)
 			pfree(items);
+		items = NULL;
+		allocated = 0;
 		items = MemoryContextAlloc(TopMemoryContext, wanted * sizeof(DeliveryItem));
 		allocated = wanted;
 	}
@@ -684,6 +698,7 @@ recover(MemoryContext context)
 			strlcpy(suspect_error, error->message, sizeof(suspect_error));
 		alone = ALONE_MESSAGES;
 	}
+	came_back = true;
 	wait = failed(preparing ? DELIVERY_BROKEN : DELIVERY_BACKOFF, error->message, 0);
 	preparing = false;
 	RESUME_INTERRUPTS();

@@ -70,6 +70,9 @@ struct Handler
 	int			chunk;
 };
 
+/* Whether a handler is being called in this process. */
+static bool running = false;
+
 /* What the subtransaction of a chunk has come to. */
 typedef struct ChunkError
 {
@@ -204,8 +207,12 @@ handle_one(Handler *handler, DeliveryItem *item)
 	PopActiveSnapshot();
 }
 
-static void
-constraints_immediate(void)
+/*
+ * What waits is done at once, as the present user: in a session, before the user
+ * is changed, so that nobody's triggers run as somebody else.
+ */
+void
+handler_check_constraints(void)
 {
 	ConstraintsSetStmt *statement = makeNode(ConstraintsSetStmt);
 
@@ -223,7 +230,8 @@ chunk_run(Handler *handler, DeliveryItem *items, int count)
 	int			guc_level = NewGUCNestLevel();
 
 	GetUserIdAndSecContext(&user, &security_context);
-	constraints_immediate();
+	if (MyBgworkerEntry != NULL)
+		handler_check_constraints();
 	if (handler->subscription->kind == SINK_KIND_FUNCTION)
 	{
 		event_actor = handler->subscription->owner;
@@ -237,7 +245,7 @@ chunk_run(Handler *handler, DeliveryItem *items, int count)
 			handle_one(handler, &items[i]);
 	}
 	SetUserIdAndSecContext(user, security_context);
-	AtEOXact_GUC(true, guc_level);
+	AtEOXact_GUC(false, guc_level);
 }
 
 static void
@@ -247,6 +255,17 @@ timeout_begin(const Handler *handler, bool *running)
 	if (*running)
 		enable_timeout_after(STATEMENT_TIMEOUT,
 							 (int) Min(handler->subscription->timeout, INT_MAX));
+}
+
+/* If it has fired just now, that is nobody's business any more. */
+static void
+timeout_end(bool running_timeout)
+{
+	if (!running_timeout)
+		return;
+	disable_timeout(STATEMENT_TIMEOUT, true);
+	if (get_timeout_indicator(STATEMENT_TIMEOUT, true))
+		QueryCancelPending = false;
 }
 
 /*
@@ -261,14 +280,14 @@ chunk_try(Handler *handler, DeliveryItem *items, int count, ChunkError *error)
 	bool		timed;
 	volatile bool succeeded = false;
 
+	running = true;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(handler->context);
 	timeout_begin(handler, &timed);
 	PG_TRY();
 	{
 		chunk_run(handler, items, count);
-		if (timed)
-			disable_timeout(STATEMENT_TIMEOUT, false);
+		timeout_end(timed);
 		ReleaseCurrentSubTransaction();
 		succeeded = true;
 	}
@@ -276,8 +295,7 @@ chunk_try(Handler *handler, DeliveryItem *items, int count, ChunkError *error)
 	{
 		ErrorData  *data;
 
-		if (timed)
-			disable_timeout(STATEMENT_TIMEOUT, false);
+		timeout_end(timed);
 		MemoryContextSwitchTo(caller);
 		data = CopyErrorData();
 		FlushErrorState();
@@ -286,6 +304,7 @@ chunk_try(Handler *handler, DeliveryItem *items, int count, ChunkError *error)
 		error->message = data->message;
 	}
 	PG_END_TRY();
+	running = false;
 	event_actor = InvalidOid;
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = owner;
@@ -435,6 +454,12 @@ notify(Handler *handler, DeliveryItem *items, int count)
 	appendStringInfo(&payload, ", \"messages\": %d, \"position\": " INT64_FORMAT "}",
 					 waiting, last);
 	Async_Notify(handler->subscription->channel, payload.data);
+}
+
+bool
+handler_is_running(void)
+{
+	return running;
 }
 
 /* ---- Batches ---- */

@@ -23,6 +23,12 @@ extern void handler_prepare(Handler *handler);
  */
 extern void handler_run(Handler *handler, DeliveryItem *items, int count);
 
+/* Before the user is changed, in somebody's session. */
+extern void handler_check_constraints(void);
+
+/* In a handler, or in what it calls. */
+extern bool handler_is_running(void);
+
 /* False if an error says that the database is not able to, not the handler. */
 extern bool handler_is_message_error(int sqlerrcode);
 

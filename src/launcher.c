@@ -43,6 +43,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "delivery_slot.h"
 #include "slot.h"
 #include "worker.h"
 
@@ -338,6 +339,7 @@ launcher_judge(int index)
 			return POLL_MS;
 		if (is_absent)
 			absent_add(slot->database);
+		delivery_slots_free(slot->database);
 		slot_free(index);
 		SetLatch(MyLatch);		/* another database may have been waiting */
 		return POLL_MS;

@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/hsearch.h"
@@ -76,7 +77,7 @@ static void
 item_read(int64 stock_id, ItemCodes *codes)
 {
 	static Statement statement = {
-		"SELECT s.sku, l.location, t.lot, k.condition FROM inventory.stock k"
+		"SELECT s.sku, l.location, t.lot, k.condition, k.sku_id, k.location_id FROM inventory.stock k"
 		" JOIN inventory.sku s USING (sku_id)"
 		" JOIN inventory.location l USING (location_id)"
 		" LEFT JOIN inventory.lot t USING (lot_id)"
@@ -96,6 +97,8 @@ item_read(int64 stock_id, ItemCodes *codes)
 	codes->lot = query_text(0, 3) ? pstrdup(query_text(0, 3)) : NULL;
 	codes->condition = pstrdup(query_text(0, 4));
 	codes->key = psprintf("%s@%s", codes->sku, codes->location);
+	codes->key_hash = hash_combine(murmurhash32((uint32) query_int64(0, 5)),
+								   murmurhash32((uint32) query_int64(0, 6)));
 	MemoryContextSwitchTo(old);
 	query_end();
 }

@@ -39,6 +39,7 @@ typedef struct ItemCodes
 	char	   *lot;			/* or NULL */
 	char	   *condition;
 	char	   *key;			/* sku@location */
+	uint32		key_hash;		/* the same after a code has been changed */
 } ItemCodes;
 
 extern const ItemCodes *message_item(int64 stock_id);

@@ -337,7 +337,7 @@ parked_update(Parked *parked, const Message *message, const ParkedNote *note,
 	query_end();
 	if (note->state == PARKED_DEAD)
 		key_release(parked, message, now);
-	else if (note->state == PARKED_RETRY && !message->blocking)
+	else if (note->state != PARKED_DELAYED && !message->blocking)
 		key_add(parked, message->key, 1);
 	find_next_due(parked);
 }

@@ -13,7 +13,8 @@
  * of messages.  Only their places are kept, of the first ENTRIES_MAX; when these
  * are done the window is read again for what comes after.
  *
- * A slice of a subscription has the keys whose hash says so.
+ * A slice of a subscription has the keys whose hash says so; of events the hash is
+ * of the SKU's and the location's numbers, as their codes may be changed.
  *
  *-------------------------------------------------------------------------
  */
@@ -65,22 +66,34 @@ typedef struct WindowScan
 
 /* ---- Choosing ---- */
 
-int
-window_slice(const char *key, int slices)
-{
-	if (slices == 1 || key == NULL)
-		return 0;
-	return hash_bytes((const unsigned char *) key, strlen(key)) % slices;
-}
-
 static bool
-scan_wants_key(const WindowScan *scan, const char *key)
+scan_wants_key(const WindowScan *scan, const char *key, uint32 hash)
 {
 	const char *prefix = scan->subscription->key_prefix;
 
 	if (prefix && (key == NULL || strncmp(key, prefix, strlen(prefix)) != 0))
 		return false;
-	return window_slice(key, scan->subscription->workers) == scan->cursor->slice;
+	return hash % scan->subscription->workers == scan->cursor->slice;
+}
+
+static uint32
+key_hash(const char *key)
+{
+	return key ? hash_bytes((const unsigned char *) key, strlen(key)) : 0;
+}
+
+static bool
+event_has_key(const WindowScan *scan, int64 stock_id)
+{
+	const ItemCodes *codes = message_item(stock_id);
+
+	return scan_wants_key(scan, codes->key, codes->key_hash);
+}
+
+static bool
+message_has_key(const WindowScan *scan, const char *key)
+{
+	return scan_wants_key(scan, key, key_hash(key));
 }
 
 static bool
@@ -177,7 +190,7 @@ visit_event(HeapTuple tuple, TupleDesc descriptor, void *state)
 		!scan_wants_time(scan, DatumGetTimestampTz(column(tuple, descriptor, EVENT_RECORDED_AT, &isnull))))
 		return;
 	if (scan_has_keys(scan) &&
-		!scan_wants_key(scan, message_item(DatumGetInt64(column(tuple, descriptor, EVENT_STOCK_ID, &isnull)))->key))
+		!event_has_key(scan, DatumGetInt64(column(tuple, descriptor, EVENT_STOCK_ID, &isnull))))
 		return;
 	entries_add(scan, tuple,
 				DatumGetInt64(column(tuple, descriptor, EVENT_EVENT_ID, &isnull)), true);
@@ -195,7 +208,7 @@ visit_message(HeapTuple tuple, TupleDesc descriptor, WindowScan *scan)
 		return;
 	key = column(tuple, descriptor, OUTBOX_KEY, &isnull);
 	if (scan_has_keys(scan) &&
-		!scan_wants_key(scan, isnull ? NULL : TextDatumGetCString(key)))
+		!message_has_key(scan, isnull ? NULL : TextDatumGetCString(key)))
 		return;
 	entries_add(scan, tuple,
 				DatumGetInt64(column(tuple, descriptor, OUTBOX_MESSAGE_ID, &isnull)), false);

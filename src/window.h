@@ -51,7 +51,4 @@ extern void window_message(WindowReader *reader, const WindowEntry *entry,
 						   Message *message);
 extern void window_reader_end(WindowReader *reader);
 
-/* Which slice a key belongs to. */
-extern int	window_slice(const char *key, int slices);
-
 #endif							/* INVENTORY_WINDOW_H */

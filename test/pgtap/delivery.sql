@@ -244,6 +244,50 @@ SELECT inventory.publish('dl.orphan', 'o' || n, jsonb_build_object('id', n)) > 0
 SELECT is(inventory.deliver('dl-orphan'), 2::bigint, 'a deferred constraint fails for one message');
 SELECT results_eq('SELECT id FROM dl.child', 'VALUES (1)', 'and not for the others at commit');
 
+-- What waits for the commit in the caller's transaction is done as the caller.
+CREATE TABLE dl.waiting (who text);
+CREATE FUNCTION dl.waited() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN UPDATE dl.waiting SET who = current_user WHERE who = 'nobody'; RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER waited AFTER INSERT ON dl.waiting DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dl.waited();
+GRANT INSERT, SELECT, UPDATE ON dl.waiting TO dl_owner;
+ALTER TABLE dl.waiting OWNER TO dl_owner;
+ALTER FUNCTION dl.waited() OWNER TO dl_owner;
+SELECT inventory.publish('dl.actor', 'w', '{}') > 0 AS published;
+SET ROLE dl_owner;
+BEGIN;
+INSERT INTO dl.waiting VALUES ('nobody');
+SELECT is(inventory.deliver('dl-actor'), 1::bigint, 'with a trigger that waits for the commit');
+SELECT is((SELECT who FROM dl.waiting), 'dl_owner', 'it has run, and as nobody else');
+COMMIT;
+RESET ROLE;
+
+-- A handler leaves no setting behind, and does not deliver.
+CREATE FUNCTION dl.meddle(message inventory.message) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	SET work_mem = '1234kB';
+	IF message.payload ? 'deliver' THEN PERFORM inventory.deliver('dl-meddle'); END IF;
+END $$;
+SELECT inventory.subscribe('dl-meddle', '{dl.meddle}', 'function', '{"handler": "dl.meddle"}') > 0 AS subscribed;
+SELECT inventory.publish('dl.meddle', 'm1', '{}') > 0, inventory.publish('dl.meddle', 'm2', '{"deliver": 1}') > 0 AS published;
+SELECT is(inventory.deliver('dl-meddle'), 2::bigint, 'a handler that changes a setting, and one that delivers');
+SELECT isnt(current_setting('work_mem'), '1234kB', 'the setting is as it was');
+SELECT is((SELECT last_error FROM inventory.parked_message WHERE topic = 'dl.meddle'), 'deliver() cannot be called by a handler', 'and delivering is refused');
+
+-- Behind a message that was not tried nothing is parked yet.
+CREATE FUNCTION dl.slow(message inventory.message) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF message.payload ? 'fail' THEN RAISE EXCEPTION 'no'; END IF;
+	PERFORM pg_sleep(0.3);
+	INSERT INTO dl.got (subscription, key, id) VALUES (message.subscription, message.key, message.id);
+END $$;
+SELECT inventory.subscribe('dl-slow', '{dl.slow}', 'function', '{"handler": "dl.slow"}') > 0 AS subscribed;
+SELECT inventory.publish('dl.slow', 'blocked', '{"fail": 1}') > 0 AS published;
+SELECT is(inventory.deliver('dl-slow'), 1::bigint, 'a key is blocked');
+SELECT count(inventory.publish('dl.slow', 'slow ' || n, '{}')) AS published FROM generate_series(1, 6) n;
+SELECT inventory.publish('dl.slow', 'blocked', '{}') > 0 AS published;
+SELECT is(inventory.deliver('dl-slow'), 7::bigint, 'messages that take more than one round, and one that waits');
+SELECT is((SELECT count(DISTINCT id) || ' of ' || count(*) FROM dl.got WHERE subscription = 'dl-slow'), '6 of 6', 'each is handled once');
+SELECT is((SELECT count(*) FROM inventory.parked_message WHERE topic = 'dl.slow'), 2::bigint, 'and two are parked');
+
 -- ---- NOTIFY ----
 
 SELECT inventory.subscribe('dl-bell', '{dl.bell}', 'notify', '{"channel": "dl_bell"}') > 0 AS subscribed;

@@ -117,7 +117,7 @@ has_worker('postgres', 'CREATE EXTENSION starts a worker');
 # Later there are events, and dropping them must be allowed.
 my $allow_drop = setting_exists('inventory.allow_drop') ? 'SET inventory.allow_drop = on; ' : '';
 
-is($node->safe_psql('postgres', "SELECT application_name, query FROM pg_stat_activity WHERE backend_type = 'inventory worker'"), 'inventory worker|inventory: maintenance', 'it says what it has last done');
+is($node->safe_psql('postgres', "SELECT application_name, query FROM pg_stat_activity WHERE backend_type = 'inventory worker'"), 'inventory worker|inventory: delivery processes', 'it says what it has last done');
 is($node->safe_psql('postgres', 'SELECT database, task FROM inventory.stat_worker'), "|launcher\npostgres|projection\npostgres|expiry\npostgres|maintenance\npostgres|delivery", 'stat_worker has a row for the launcher and one for each task');
 
 $node->safe_psql('postgres', 'CREATE DATABASE one; CREATE DATABASE two; CREATE DATABASE without');
@@ -312,7 +312,7 @@ is($node->safe_psql('postgres', "SELECT DISTINCT state, failures FROM inventory.
 is(times_logged('ERROR:  not today'), 1, 'the log has it once');
 like($node->safe_psql('postgres', 'SELECT last_error FROM inventory.stat_worker WHERE last_error IS NOT NULL'), qr/^not today$/, 'a superuser sees the errors of all databases');
 $node->safe_psql('postgres', "SELECT inventory.grant_access('stranger', 'reader')");
-is($node->safe_psql('postgres', "SET ROLE stranger; SELECT count(*), count(last_error) FROM inventory.stat_worker WHERE database = 'one'"), '3|0', 'a reader sees those of the own database only');
+is($node->safe_psql('postgres', "SET ROLE stranger; SELECT count(*), count(last_error) FROM inventory.stat_worker WHERE database = 'one'"), '4|0', 'a reader sees those of the own database only');
 $node->safe_psql('one', 'DROP TRIGGER refuse ON inventory.stock');
 ok($node->poll_query_until('one', 'SELECT on_hand = 11 FROM inventory.stock'), 'when the cause is gone, it works');
 until_true("(SELECT state = 'idle' AND lag = '0' FROM inventory.stat_worker WHERE database = 'one' AND task = 'projection')", 'and is idle');
