@@ -63,7 +63,7 @@ sub is_stopped
 {
 	my ($database, $state, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return until_true("(SELECT count(*) = 3 AND bool_and(pid IS NULL AND state = '$state') FROM inventory.stat_worker WHERE database = '$database')"
+	return until_true("(SELECT count(*) = 4 AND bool_and(pid IS NULL AND state = '$state') FROM inventory.stat_worker WHERE database = '$database')"
 		. " AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = '$database' AND backend_type = 'inventory worker')", $name);
 }
 
@@ -426,7 +426,7 @@ is($standby->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE 
 is($standby->safe_psql('postgres', 'SELECT state, pid FROM inventory.stat_worker'), 'stopped|', 'and stat_worker says so');
 $primary->stop;
 $standby->promote;
-ok($standby->poll_query_until('postgres', "SELECT count(*) = 3 FROM inventory.stat_worker WHERE database = 'postgres' AND state = 'idle'"), 'promotion starts them');
+ok($standby->poll_query_until('postgres', "SELECT count(*) = 4 FROM inventory.stat_worker WHERE database = 'postgres' AND state = 'idle'"), 'promotion starts them');
 ok($standby->poll_query_until('postgres', 'SELECT on_hand = 10 FROM inventory.stock'), 'and they work');
 $standby->stop;
 
