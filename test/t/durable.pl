@@ -16,7 +16,7 @@ use WebhookServer;
 plan skip_all => 'the webhook sink was not built' unless WebhookDriver::library('http');
 
 my $CLIENTS = 4;
-my $CRASHES = 6;
+my $CRASHES = 10;
 my $requests = PostgreSQL::Test::Utils::tempdir() . '/requests';
 my $receiver = WebhookServer->new($requests);
 my $url = $receiver->url;
@@ -114,12 +114,15 @@ my ($lost, $unknown) = (0, '');
 for my $crash (1 .. $CRASHES)
 {
 	my $before = received();
+	# In every other round there is time to send each message before the next one,
+	# so that what was sent last is what was written last.
+	my $pause = $crash % 2 ? 'SELECT FROM pg_sleep(0.005);' : '';
 	my $run = start_clients($node, [
 		map {
 			my $client = $_;
-			join '', map { "SELECT 'tag $crash $client $_' FROM inventory.publish('durable.crash', 'key $client', '{\"tag\": \"tag $crash $client $_\"}');\n" } 1 .. 1000
-		} 1 .. $CLIENTS ]);
-	sleep 0.01 while received() < $before + 10 + 40 * $crash;
+			join '', map { "SELECT 'tag $crash $client $_' FROM inventory.publish('durable.crash', 'key $client', '{\"tag\": \"tag $crash $client $_\"}');$pause\n" } 1 .. 1000
+		} 1 .. ($pause ? 1 : $CLIENTS) ]);
+	sleep 0.001 while received() < $before + 10 + number_below(100);
 	$node->stop('immediate');
 	finish_clients($run, server_gone => 1);
 	$node->start;
