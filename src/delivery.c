@@ -422,8 +422,9 @@ delivery_settle(Delivery *delivery, DeliveryItem *items, int count)
 	{
 		if (items[i].entry >= 0 && items[i].outcome == OUTCOME_NONE)
 			stopped = true;
-		if (!stopped || items[i].entry < 0 || items[i].outcome == OUTCOME_DONE)
-			settle_one(delivery, &items[i]);
+		if (stopped && items[i].entry >= 0 && items[i].outcome != OUTCOME_DONE)
+			items[i].outcome = OUTCOME_NONE;
+		settle_one(delivery, &items[i]);
 	}
 	if (delivery->cursor.window)
 		advance(delivery);

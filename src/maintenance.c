@@ -192,11 +192,7 @@ sweep_step(Sweep *sweep, int64 *removed)
 static int64
 maintain_cursors(void)
 {
-	int64		emptied = 0;
-
-	while (cursor_maintain() > 0)
-		emptied++;
-	return emptied;
+	return cursor_maintain();
 }
 
 /* ---- The index on event numbers ---- */

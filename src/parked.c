@@ -328,7 +328,7 @@ parked_update(Parked *parked, const Message *message, const ParkedNote *note,
 	values[1] = Int64GetDatum(message->position);
 	values[2] = CStringGetTextDatum(state_names[note->state]);
 	values[3] = TimestampTzGetDatum(note->due_at);
-	nulls[3] = note->state == PARKED_DEAD ? 'n' : ' ';
+	nulls[3] = note->state == PARKED_RETRY || note->state == PARKED_DELAYED ? ' ' : 'n';
 	values[4] = text_or_null(note->error, &nulls[4]);
 	values[5] = Int32GetDatum(tried ? 1 : 0);
 	values[6] = TimestampTzGetDatum(now);
