@@ -192,7 +192,12 @@ sweep_step(Sweep *sweep, int64 *removed)
 static int64
 maintain_cursors(void)
 {
-	return cursor_maintain();
+	int64		emptied = 0;
+
+	/* Either of the two at most once. */
+	while (emptied < 2 && cursor_maintain() > 0)
+		emptied++;
+	return emptied;
 }
 
 /* ---- The index on event numbers ---- */
