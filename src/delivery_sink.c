@@ -291,6 +291,8 @@ sink_open(DeliverySink *sink, SinkResult *result)
 										   &result->verdict, result->error);
 	if (sink->connection == NULL)
 		sink->options = NULL;
+	else
+		sink->lost = false;
 	return sink->connection != NULL;
 }
 
@@ -306,12 +308,25 @@ sink_send(DeliverySink *sink, SinkMessage *messages, int count, SinkResult *resu
 		sink_close(sink);
 }
 
-/* Nothing to send: heartbeats. */
-void
+/* Nothing to send: heartbeats.  False if the connection has been lost. */
+bool
 sink_idle(DeliverySink *sink)
 {
 	if (sink->connection && sink->routine->idle && !sink->routine->idle(sink->connection))
+	{
 		sink_close(sink);
+		sink->lost = true;
+	}
+	return !sink->lost;
+}
+
+/* A broker that has come back may have to be told so: a cache has old values. */
+void
+sink_reopen(DeliverySink *sink, SinkResult *result)
+{
+	memset(result, 0, sizeof(SinkResult));
+	result->verdict = SINK_OK;
+	(void) sink_open(sink, result);
 }
 
 /* ---- What has become of them ---- */

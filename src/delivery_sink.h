@@ -17,6 +17,7 @@ typedef struct DeliverySink
 	MemoryContext context;		/* of the options */
 	const SinkRoutine *routine;
 	void	   *connection;		/* NULL: not open */
+	bool		lost;			/* it was lost while there was nothing to send */
 	SinkOption *options;
 	int			option_count;
 	uint64		endpoint_changes;	/* when the options were read */
@@ -41,7 +42,8 @@ extern SinkMessage *sink_messages(const Subscription *subscription,
 /* Without one. */
 extern void sink_send(DeliverySink *sink, SinkMessage *messages, int count,
 					  SinkResult *result);
-extern void sink_idle(DeliverySink *sink);
+extern bool sink_idle(DeliverySink *sink);
+extern void sink_reopen(DeliverySink *sink, SinkResult *result);
 extern void sink_close(DeliverySink *sink);
 
 extern void sink_outcomes(const Subscription *subscription, const SinkMessage *messages,

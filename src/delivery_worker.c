@@ -66,7 +66,8 @@
 #define SINK_BACKOFF_MIN_MS 100
 #define SINK_BACKOFF_MAX_MS 60000
 
-/* While a sink is down: whether somebody has changed the server or the mapping. */
+/* How often to look, while a sink is down, whether somebody has changed the server
+ * or the mapping, and while it is up, whether it still is. */
 #define LOOK_MS 1000
 
 /* For so long messages are handled in one transaction. */
@@ -523,7 +524,14 @@ round_outside(DeliveryItem *items, int64 *wait_ms)
 	delivery_flush(&delivery);
 	commit();
 	if (count == 0)
+	{
+		if (sink.lost)
+		{
+			sink_reopen(&sink, &result);
+			*wait_ms = judge(&result);
+		}
 		return 0;
+	}
 
 	started = GetCurrentTimestamp();
 	memset(&result, 0, sizeof(result));
@@ -621,7 +629,8 @@ idle(void)
 {
 	int64		wait = Min(ms_until_parked(), POLL_MS);
 
-	sink_idle(&sink);
+	if (!sink_idle(&sink))
+		return 0;
 	finish();
 	show_state(DELIVERY_IDLE);
 	if (delivery_has_work(my_index))
@@ -768,12 +777,14 @@ pause_for(int64 wait, uint32 wait_event)
 		attend();
 		if (left <= 0)
 			return;
-		if (failures_in_row > 0)
+		if (failures_in_row > 0 || sink.connection)
 			left = Min(left, LOOK_MS);
 		pgstat_report_stat(true);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 left, wait_event);
 		ResetLatch(MyLatch);
+		if (!sink_idle(&sink) && failures_in_row == 0)
+			return;
 		if (failures_in_row > 0)
 		{
 			AcceptInvalidationMessages();
