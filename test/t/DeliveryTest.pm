@@ -97,7 +97,7 @@ sub caught_up
 	my ($node, $subscription, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	return ok($node->poll_query_until('postgres', <<"SQL"), $name // "$subscription has caught up");
-SELECT bool_and(state = 'idle' AND backlog = 0 AND lag IS NULL)
+SELECT bool_and(state = 'idle' AND lag_messages = 0 AND lag IS NULL)
 	AND NOT EXISTS (SELECT FROM inventory.parked WHERE subscription = '$subscription')
 FROM inventory.stat_delivery WHERE subscription = '$subscription'
 SQL
