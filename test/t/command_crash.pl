@@ -204,7 +204,9 @@ for my $accident (sort keys %accidents)
 		$accidents{$accident}->();
 		finish_clients($clients);
 		only_codes($clients, "$accident: nothing fails that should not", qw(57P01 57P02 57P03));
-		is(scalar(grep { $_ } @{ $clients->{exits} }), $accident =~ /terminated/ ? 0 : $CLIENTS, "$accident: in the middle of the load");
+		# A fast client may have been ready.
+		my $lost = grep { $_ } @{ $clients->{exits} };
+		ok($accident =~ /terminated/ ? $lost == 0 : $lost > 0, "$accident: in the middle of the load ($lost sessions lost)");
 	}
 	executed($accident);
 }
