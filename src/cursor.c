@@ -18,9 +18,10 @@
  *
  * LOCKING: a reader locks both tables before it takes its snapshot, so it finds
  * a row either where it was or where it was carried to.  A writer holds its
- * table's ROW EXCLUSIVE lock until it commits.  Emptying takes ACCESS EXCLUSIVE
- * if it can be had at once: then all rows are committed, no reader has begun,
- * and what is carried over is the latest.
+ * table's ROW EXCLUSIVE lock until it commits.  One process at a time looks, with
+ * SHARE UPDATE EXCLUSIVE, whether a table is to be emptied.  Emptying takes ACCESS
+ * EXCLUSIVE if it can be had at once: then all rows are committed, no reader has
+ * begun, and what is carried over is the latest.
  *
  *-------------------------------------------------------------------------
  */
@@ -61,6 +62,9 @@ PG_FUNCTION_INFO_V1(inventory_cursors);
 
 /* A table is full with so many blocks; 512 kB. */
 #define CURSOR_FULL_BLOCKS 64
+
+/* It is emptied when it has so many rows for each one that counts. */
+#define CURSOR_FULL_ROWS "4"
 
 /* ---- Epochs ---- */
 
@@ -283,6 +287,24 @@ cursor_write(Cursor *cursor)
 	"  WHERE n.subscription_id = o.subscription_id AND n.slice = o.slice AND n.cursor_no > o.cursor_no)" \
 	" ORDER BY o.subscription_id, o.slice, o.cursor_no DESC"
 
+/* Where thousands of cursors count, carrying them over must be worth it. */
+static bool
+has_old_rows(int full)
+{
+#define HAS_OLD_ROWS(table) \
+	"SELECT (SELECT count(*) FROM inventory.delivery_cursor_" table ") >=" \
+	" " CURSOR_FULL_ROWS " * (SELECT coalesce(sum(s.workers), 0) FROM inventory.subscription s)"
+	static Statement statement[CURSOR_TABLES] = {{HAS_OLD_ROWS("0")}, {HAS_OLD_ROWS("1")}};
+	bool		isnull;
+	bool		has;
+
+	query_begin();
+	query_run(&statement[full], NULL, NULL);
+	has = DatumGetBool(query_value(0, 1, &isnull));
+	query_end();
+	return has;
+}
+
 static void
 empty_table(int full)
 {
@@ -313,7 +335,9 @@ cursor_maintain(void)
 	if (!is_full(blocks[full]))
 		return 0;
 	/* Whoever is in the way, a dump for example: another time. */
-	if (!ConditionalLockRelationOid(tables[1 - full], RowExclusiveLock) ||
+	if (!ConditionalLockRelationOid(tables[full], ShareUpdateExclusiveLock) ||
+		!has_old_rows(full) ||
+		!ConditionalLockRelationOid(tables[1 - full], RowExclusiveLock) ||
 		!ConditionalLockRelationOid(tables[full], AccessExclusiveLock))
 		return 0;
 	table_sizes(blocks);

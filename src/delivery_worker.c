@@ -32,6 +32,8 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
+#include "storage/procarray.h"
 #include "storage/procsignal.h"
 #include "storage/sinval.h"
 #include "tcop/tcopprot.h"
@@ -73,8 +75,12 @@
 /* For so long messages are handled in one transaction. */
 #define ROUND_US (50 * 1000)
 
-/* When a process could not begin, somebody else delivers, say. */
+/* When a process could not begin, somebody else delivers, say; and while a replay
+ * comes to its end. */
 #define AGAIN_MS 1000
+
+/* A transaction that began so long ago is seen to run, or has ended. */
+#define BEGINNING_MS 1000
 
 /* After so long a process was not a failure from the start. */
 #define HEALTHY_MS 60000
@@ -553,6 +559,31 @@ round_outside(DeliveryItem *items, int64 *wait_ms)
 
 /* ---- Between the rounds ---- */
 
+/*
+ * Whether every transaction that began before the end of a replay has ended; its
+ * messages have the time of its begin, whenever it has written them.  A
+ * transaction takes its time just before the server counts it as running.
+ */
+static bool
+early_ones_have_ended(TimestampTz until)
+{
+	static VirtualTransactionId *early = NULL;
+	static int	count;
+	MemoryContext old;
+
+	if (clock_time() < TimestampTzPlusMilliseconds(until, BEGINNING_MS))
+		return false;
+	if (early == NULL)
+	{
+		old = MemoryContextSwitchTo(TopMemoryContext);
+		early = GetCurrentVirtualXIDs(InvalidTransactionId, false, false, 0, &count);
+		MemoryContextSwitchTo(old);
+	}
+	while (count > 0 && VirtualXactLock(early[count - 1], false))
+		count--;
+	return count == 0;
+}
+
 /* Whether a replay has come to its end: nothing before it can come any more. */
 static bool
 has_finished(void)
@@ -562,11 +593,14 @@ has_finished(void)
 	uint64		oldest = after->xip_count > 0 ? after->xip[0] : after->xmax;
 
 	if (!loaded || TIMESTAMP_IS_NOEND(delivery.cursor.until) ||
-		clock_time() < delivery.cursor.until ||
 		delivery_backlog(&delivery) > 0 || delivery.parked->waiting > 0)
 		return false;
 	if (end_xid == 0)
+	{
+		if (!early_ones_have_ended(delivery.cursor.until))
+			return false;
 		end_xid = U64FromFullTransactionId(ReadNextFullTransactionId());
+	}
 	return oldest >= end_xid;
 }
 
@@ -632,6 +666,8 @@ idle(void)
 	if (!sink_idle(&sink))
 		return 0;
 	finish();
+	if (loaded && clock_time() >= delivery.cursor.until)
+		wait = Min(wait, AGAIN_MS);
 	show_state(DELIVERY_IDLE);
 	if (delivery_has_work(my_index))
 		wait = Min(wait, ms_until_window());

@@ -2366,11 +2366,12 @@ WITH waiting AS (
 	SELECT o.message_id, o.key, o.payload, o.created_at, 'pending', 0, NULL, NULL
 	FROM inventory.subscription s
 	-- As this statement sees it, like the results: cursors() would be later than these.
-	CROSS JOIN LATERAL (SELECT k.after, k.upto, k.last_number FROM inventory.delivery_cursor k
-		WHERE k.subscription_id = s.subscription_id ORDER BY k.cursor_no DESC LIMIT 1) c
-	JOIN inventory.outbox o ON o.xid >= pg_snapshot_xmin(c.after)
+	-- A snapshot from before the journal was emptied finds no cursor, but the results.
+	LEFT JOIN LATERAL (SELECT k.after, k.upto, k.last_number FROM inventory.delivery_cursor k
+		WHERE k.subscription_id = s.subscription_id ORDER BY k.cursor_no DESC LIMIT 1) c ON true
+	JOIN inventory.outbox o ON o.xid >= coalesce(pg_snapshot_xmin(c.after), '0')
 	WHERE s.name = 'inventory.commands' AND o.topic ^@ 'inventory.command.' AND o.topic NOT IN ('inventory.command.dead', 'inventory.command.cancelled')
-		AND NOT pg_visible_in_snapshot(o.xid, c.after)
+		AND pg_visible_in_snapshot(o.xid, c.after) IS NOT TRUE
 		AND (c.upto IS NULL OR o.message_id > c.last_number OR NOT pg_visible_in_snapshot(o.xid, c.upto))
 		AND NOT EXISTS (SELECT FROM inventory.parked_message p
 			WHERE p.subscription_id = s.subscription_id AND p.number = o.message_id)
@@ -2523,8 +2524,8 @@ AS $$
 				AND p.topic >= 'inventory.command.' AND p.topic < 'inventory.command/'),
 			(SELECT o.payload FROM inventory.outbox o
 			WHERE o.message_id = c.message_id AND c.state = 'pending'
-				AND o.xid >= (SELECT pg_snapshot_xmin(k.after) FROM inventory.delivery_cursor k JOIN inventory.subscription s USING (subscription_id)
-					WHERE s.name = 'inventory.commands' ORDER BY k.cursor_no DESC LIMIT 1))),
+				AND o.xid >= coalesce((SELECT pg_snapshot_xmin(k.after) FROM inventory.delivery_cursor k JOIN inventory.subscription s USING (subscription_id)
+					WHERE s.name = 'inventory.commands' ORDER BY k.cursor_no DESC LIMIT 1), '0'))),
 		c.submitted_by, c.submitted_at, c.state, c.attempts
 	FROM inventory.command c WHERE c.message_id = command_find.message_id
 $$;

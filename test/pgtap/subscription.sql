@@ -384,6 +384,12 @@ SELECT cmp_ok((SELECT sum(pg_relation_size(c)) FROM unnest(ARRAY['inventory.deli
 SELECT set_eq('SELECT subscription_id, slice, cursor_no, after::text, position, since FROM inventory.cursors()', 'SELECT * FROM cursor_before', 'every cursor is what it was');
 SELECT results_eq('SELECT cursor_no, after::text, since FROM inventory.cursors() WHERE subscription_id = ' || :idle, 'SELECT cursor_no, after::text, since FROM idle_cursor', 'also of a subscription that has not moved');
 SELECT is_empty('SELECT * FROM inventory.delivery_cursor c WHERE NOT EXISTS (SELECT FROM inventory.subscription s WHERE s.subscription_id = c.subscription_id)', 'those of removed subscriptions are gone');
+SELECT inventory.subscribe('many-' || n, '{never}', 'notify', '{"channel": "c"}') FROM generate_series(1, 5000) n \g /dev/null
+SELECT cmp_ok((SELECT max(pg_relation_size(c)) FROM unnest(ARRAY['inventory.delivery_cursor_0', 'inventory.delivery_cursor_1']::regclass[]) c), '>=', 64 * 8192::bigint, 'thousands of subscriptions fill it, too');
+SELECT is((SELECT sum(done) FROM generate_series(1, 3), inventory.maintain() WHERE task = 'journals of cursors emptied'), 0::numeric, 'they are not carried to and fro');
+SELECT inventory.unsubscribe(name) FROM inventory.subscription WHERE name LIKE 'many-%' AND name <> 'many-1' \g /dev/null
+SELECT is((SELECT sum(done) FROM inventory.maintain() WHERE task = 'journals of cursors emptied'), 1::numeric, 'until it is worth it');
+SELECT is((SELECT count(*) FROM inventory.cursors() JOIN inventory.subscription USING (subscription_id) WHERE name = 'many-1'), 1::bigint, 'and what counts is still there');
 
 DROP OWNED BY inventory_pgtap_other, inventory_pgtap_operator;
 DROP ROLE inventory_pgtap_other, inventory_pgtap_operator;

@@ -10,6 +10,7 @@ use PostgreSQL::Test::Utils;
 use RabbitMQServer;
 use SinkDriver;
 use Test::More;
+use TestCertificates;
 use Time::HiRes qw(sleep time);
 
 plan skip_all => 'there is no rabbitmq-server' unless RabbitMQServer::available();
@@ -27,25 +28,6 @@ ssl_options.keyfile = $dir/server.key
 ssl_options.verify = verify_none
 CONF
 my @at = (host => '127.0.0.1', port => $rabbit->port);
-
-# An authority, and a certificate for localhost and 127.0.0.1.
-sub make_certificates
-{
-	my ($dir) = @_;
-	append_to_file("$dir/names", "subjectAltName = DNS:localhost, IP:127.0.0.1\n");
-	my @new = ('-newkey', 'rsa:2048', '-nodes');
-	for my $command (
-		[ 'req', '-x509', @new, '-keyout', "$dir/ca.key", '-out', "$dir/ca.pem", '-subj', '/CN=authority', '-days', 2 ],
-		[ 'req', @new, '-keyout', "$dir/server.key", '-out', "$dir/server.csr", '-subj', '/CN=server' ],
-		[ 'x509', '-req', '-in', "$dir/server.csr", '-CA', "$dir/ca.pem", '-CAkey', "$dir/ca.key", '-CAcreateserial',
-			'-out', "$dir/server.pem", '-days', 2, '-extfile', "$dir/names" ],
-		[ 'req', '-x509', @new, '-keyout', "$dir/other.key", '-out', "$dir/other.pem", '-subj', '/CN=other', '-days', 2 ])
-	{
-		my ($out, $err) = ('', '');
-		IPC::Run::run([ 'openssl', @$command ], '>', \$out, '2>', \$err) or return 0;
-	}
-	return 1;
-}
 
 sub open_ok
 {

@@ -12,11 +12,21 @@ use PostgreSQL::Test::Utils;
 use RedisServer;
 use SinkDriver;
 use Test::More;
+use TestCertificates;
 use Time::HiRes qw(sleep time);
 
 plan skip_all => 'there is no redis-server' unless RedisServer::available();
 
-my $redis = RedisServer->new;
+my $dir = PostgreSQL::Test::Utils::tempdir();
+my $tls_port = PostgreSQL::Test::Cluster::get_free_port();
+my $tls = make_certificates($dir);
+my $redis = RedisServer->new(conf => $tls ? <<"CONF" : '');
+tls-port $tls_port
+tls-cert-file $dir/server.pem
+tls-key-file $dir/server.key
+tls-ca-cert-file $dir/ca.pem
+tls-auth-clients no
+CONF
 my @at = (host => '127.0.0.1', port => $redis->port);
 
 sub open_ok
@@ -195,6 +205,27 @@ is($sink->idle, 'idle 0 0', 'then the sink is to be opened again');
 $sink->close;
 open_ok($sink);
 is($sink->fill(3, 'full', 1, 1)->send->{verdict}, 'ok', '... and goes on');
+
+# --- TLS
+SKIP:
+{
+	skip 'there is no openssl', 14 unless $tls;
+	my @secure = (port => $tls_port, tls => 'on');
+	is(open_ok(SinkDriver->new('redis', @secure, ca_file => "$dir/ca.pem"))->size(10_000)->fill(500, 'tls', 5, 1)->send->{verdict}, 'ok', 'by TLS');
+	is(join(' ', positions('inventory:tls')), join(' ', 1 .. 500), '... in order');
+	is(open_ok(SinkDriver->new('redis', @secure, host => '127.0.0.1', ca_file => "$dir/ca.pem"))->fill(1, 'address', 1, 1)->send->{verdict}, 'ok', 'by TLS to an address');
+	like(SinkDriver->new('redis', @secure, ca_file => "$dir/other.pem")->open,
+		qr/^failed fatal \d+ the server's certificate is not trusted/, 'an authority that is not trusted');
+	like(SinkDriver->new('redis', @secure)->open, qr/^failed fatal \d+ the server's certificate is not trusted/, '... nor by the system');
+	is(open_ok(SinkDriver->new('redis', @secure, verify => 'off'))->fill(1, 'unasked', 1, 1)->send->{verdict}, 'ok', 'unless nobody asks');
+	like(SinkDriver->new('redis', @at, tls => 'on')->open, qr/^failed retry_sink \d+ TLS failed/, 'where there is no TLS');
+	my $cut = open_ok(SinkDriver->new('redis', @secure, ca_file => "$dir/ca.pem"));
+	$redis->ask(qw(CLIENT KILL TYPE normal SKIPME yes));
+	like($cut->idle, qr/^idle 0/, 'a connection that is lost is noticed by TLS, too');
+	is($cut->fill(1, 'tls', 1, 501)->send->{verdict}, 'retry_sink', '... and so does the next call');
+}
+$sink->close;
+open_ok($sink);
 
 # --- Idle
 like($sink->idle, qr/^idle 1/, 'idle') for 1 .. 3;

@@ -44,11 +44,18 @@ is(call(q{SELECT count(*) = count(DISTINCT position) FROM got WHERE subscription
 
 # ---- A replay ----
 
+my $early = session($node);
+ask($early, 'BEGIN');
 my $replay = call(q{SELECT inventory.replay('main', 'function', '2001-01-01', options => '{"handler": "public.handle"}')});
 issue('three');
+becomes("SELECT string_agg(reference, ' ' ORDER BY position) FROM got WHERE subscription = '$replay'", 'one two', 'a replay delivers what there was');
+sleep 3;
+is(call("SELECT state FROM inventory.subscription WHERE name = '$replay'"), 'active', 'it waits for a transaction that began before its end');
+ask($early, q{SELECT inventory.issue('A', 'L', 1, reference => 'early'); COMMIT});
+$early->quit;
 becomes("SELECT state FROM inventory.subscription WHERE name = '$replay'", 'finished', 'a replay ends by itself');
-is(call("SELECT string_agg(reference, ' ' ORDER BY position) FROM got WHERE subscription = '$replay' AND replayed"), 'one two', 'and has delivered what there was, nothing later');
-becomes(got('halves'), 'one two three', 'the others go on meanwhile');
+is(call("SELECT string_agg(reference, ' ' ORDER BY position) FROM got WHERE subscription = '$replay' AND replayed"), 'one two early', 'and has delivered what began before its end, nothing later');
+becomes(got('halves'), 'one two three early', 'the others go on meanwhile');
 becomes("SELECT processes FROM inventory.stat_subscription WHERE subscription = '$replay'", '0', 'then it has no process');
 refused($node, "SELECT inventory.$_", '55000', "there is no $_ any more") for "pause('$replay')", "resume('$replay')", "seek('$replay', 'now')";
 call("SELECT inventory.unsubscribe('$replay')");
@@ -91,7 +98,7 @@ my $holder = session($node);
 is(ask($holder, 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM got'), '0', 'a snapshot is held');
 my $largest = 0;
 my $clients = 4;
-my $each = 4000;
+my $each = 20000;
 my $writing = start_clients($node, [ map { "DO \$\$ BEGIN FOR n IN 1..$each LOOP PERFORM inventory.adjust('A', 'L', 1, 'x'); COMMIT; END LOOP; END \$\$;" } 1 .. $clients ]);
 my $total = $clients * $each;
 for (1 .. 600)
