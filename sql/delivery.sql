@@ -32,17 +32,17 @@ CREATE FUNCTION inventory.stat_deliveries(
 	OUT delivery_ms double precision, OUT delivery_ms_max double precision,
 	OUT last_delivered_at timestamptz, OUT last_error text, OUT last_error_at timestamptz,
 	OUT retry_at timestamptz) RETURNS SETOF record
-	LANGUAGE c VOLATILE PARALLEL RESTRICTED SECURITY DEFINER
+	LANGUAGE c VOLATILE PARALLEL RESTRICTED
 	SET search_path = pg_catalog, pg_temp
 	AS 'MODULE_PATHNAME', 'inventory_stat_deliveries';
 REVOKE ALL ON FUNCTION inventory.stat_deliveries() FROM PUBLIC;
-COMMENT ON FUNCTION inventory.stat_deliveries() IS 'Source of the view stat_delivery.';
+COMMENT ON FUNCTION inventory.stat_deliveries() IS 'Source of the view stat_delivery; last_error of the caller''s subscriptions only.';
 
 CREATE VIEW inventory.stat_delivery AS
 SELECT s.name AS subscription, d.slice, d.pid, d.state, d.delivered, d.failed, d.parked, d.dead,
 	d.windows, d.backlog, d.lag_messages, clock_timestamp() - d.behind_since AS lag, d.position,
 	d.delivery_ms, d.delivery_ms_max, d.last_delivered_at,
-	CASE WHEN inventory.may_read(s.owner) THEN d.last_error END AS last_error, d.last_error_at, d.retry_at
+	d.last_error, d.last_error_at, d.retry_at
 FROM inventory.subscription s JOIN inventory.stat_deliveries() d USING (subscription_id);
 COMMENT ON VIEW inventory.stat_delivery IS 'One row per slice of a subscription: its delivery process, and what it has done since the start of the server.';
 COMMENT ON COLUMN inventory.stat_delivery.subscription IS 'The subscription.';

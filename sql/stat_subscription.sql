@@ -21,7 +21,7 @@ SELECT s.name AS subscription, s.owner, s.topics, s.sink,
 	coalesce(p.parked, 0) AS parked, coalesce(p.blocked_keys, 0) AS blocked_keys,
 	coalesce(p.dead, 0) AS dead,
 	d.last_delivered_at, d.last_error_at, d.retry_at,
-	CASE WHEN inventory.may_read(s.owner) THEN d.last_error END AS last_error
+	d.last_error
 FROM inventory.subscription s
 LEFT JOIN (
 	SELECT t.subscription_id,

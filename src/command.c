@@ -31,6 +31,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
@@ -40,7 +41,9 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
@@ -200,19 +203,27 @@ command_read(Command *command, const Message *message)
 	command->arguments = JsonbValueToJsonb(&value);
 	command->role_name = field_text(payload, "role");
 	command->role = read_role(payload, command->role_name);
-	command->has_not_before = field_time(payload, "not_before", &command->not_before);
-	command->has_deadline = field_time(payload, "deadline", &command->deadline);
 	command->saga = field_int64(payload, "saga");
 	command->step = (int) field_int64(payload, "step");
 	command->compensation = field_bool(payload, "compensation");
 	command->compensated = field(payload, "compensate_with", &value) != NULL;
 }
 
-/* What is told of commands has topics beside theirs. */
+static void
+command_read_times(Command *command)
+{
+	Jsonb	   *payload = command->message->payload;
+
+	command->has_not_before = field_time(payload, "not_before", &command->not_before);
+	command->has_deadline = field_time(payload, "deadline", &command->deadline);
+}
+
+/* What is told of commands has topics beside theirs; all else anybody publishes. */
 static bool
 is_command(const Message *message)
 {
-	return strcmp(message->topic, COMMAND_TOPIC_DEAD) != 0 &&
+	return strncmp(message->topic, COMMAND_TOPIC, strlen(COMMAND_TOPIC)) == 0 &&
+		strcmp(message->topic, COMMAND_TOPIC_DEAD) != 0 &&
 		strcmp(message->topic, COMMAND_TOPIC_CANCELLED) != 0;
 }
 
@@ -421,6 +432,7 @@ command_execute(const Message *message, TimestampTz *due_at)
 	command_read(&command, message);
 	if (result_is_there(message->number))
 		return COMMAND_DONE;
+	command_read_times(&command);
 	check_age(&command);
 	check_deadline(&command);
 	check_role(&command);
@@ -551,24 +563,74 @@ compensate(const Command *command)
 	query_end();
 }
 
-void
-command_dead(const Message *message, const char *error, int sqlerrcode)
+static void
+bury(const Command *command, const CommandEnd *end)
+{
+	if (!result_insert(command, end, false))
+		return;
+	announce(COMMAND_TOPIC_DEAD, command, end);
+	compensate(command);
+	saga_continue(command, "dead");
+}
+
+/* In a subtransaction; the error that it has come to, or NULL. */
+static ErrorData *
+try_to_bury(const Command *command, const CommandEnd *end)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		bury(command, end);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+	return error;
+}
+
+/*
+ * When what is to follow cannot be handed in, the command is dead all the same:
+ * others are not to wait for ever.
+ */
+bool
+command_dead(const Message *message, const char *reason, int sqlerrcode)
 {
 	Command		command;
-	CommandEnd	end = {.state = "dead", .error = error, .sqlerrcode = sqlerrcode};
+	CommandEnd	end = {.state = "dead", .error = reason, .sqlerrcode = sqlerrcode};
+	ErrorData  *error;
 
 	if (!is_command(message))
-		return;
+		return true;
 	if (message->payload == NULL || !JB_ROOT_IS_OBJECT(message->payload) ||
 		field_text(message->payload, "command") == NULL)
-		return;					/* nobody has submitted that */
+		return true;			/* nobody has submitted that */
 	command_read(&command, message);
 	end.attempts = message->attempts + (sqlerrcode == ERRCODE_IV_DEADLINE_PASSED ? 0 : 1);
-	if (!result_insert(&command, &end, false))
-		return;
-	announce(COMMAND_TOPIC_DEAD, &command, &end);
-	compensate(&command);
-	saga_continue(&command, "dead");
+	error = try_to_bury(&command, &end);
+	if (error == NULL)
+		return true;
+	if (error->sqlerrcode == ERRCODE_OBJECT_IN_USE)
+		return false;
+	if (!message_is_to_blame(error->sqlerrcode) ||
+		error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(error);
+	end.error = psprintf("%s; and what is to follow cannot be handed in: %s", reason, error->message);
+	if (result_insert(&command, &end, false))
+		announce(COMMAND_TOPIC_DEAD, &command, &end);
+	return true;
 }
 
 /* ---- Handing in ---- */

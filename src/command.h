@@ -33,8 +33,9 @@ extern bool command_error_is_final(int sqlerrcode);
 extern int	command_max_attempts(const Message *message, int most);
 
 /* It has failed for the last time: its compensation is handed in, the commands
- * of its saga are compensated, inventory.command.dead is published. */
-extern void command_dead(const Message *message, const char *error, int sqlerrcode);
+ * of its saga are compensated, inventory.command.dead is published.  False if
+ * somebody is just cancelling it: to be tried again. */
+extern bool command_dead(const Message *message, const char *reason, int sqlerrcode);
 
 /* Which command the message says was cancelled; 0 if it is not about that. */
 extern int64 command_cancelled(const Message *message);

@@ -126,6 +126,21 @@ deliver(const Subscription *subscription, int64 max)
 	return handled;
 }
 
+/*
+ * Handlers have their constraints checked at once, so the caller's own are before;
+ * not while he is somebody else, as whom his triggers would run.
+ */
+static void
+prepare_for_handlers(void)
+{
+	if (InLocalUserIdChange())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("%s with a handler cannot be called by a SECURITY DEFINER function",
+						"deliver()")));
+	handler_check_constraints();
+}
+
 Datum
 inventory_deliver(PG_FUNCTION_ARGS)
 {
@@ -145,7 +160,8 @@ inventory_deliver(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("name must not be NULL")));
 	subscription = find(text_to_cstring(PG_GETARG_TEXT_PP(0)));
-	handler_check_constraints();
+	if (subscription->kind == SINK_KIND_FUNCTION)
+		prepare_for_handlers();
 	GetUserIdAndSecContext(&user, &security_context);
 	SetUserIdAndSecContext(catalog_owner(), security_context | SECURITY_LOCAL_USERID_CHANGE);
 	handled = deliver(subscription, PG_ARGISNULL(1) ? PG_INT64_MAX : PG_GETARG_INT64(1));

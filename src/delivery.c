@@ -338,8 +338,14 @@ note_of(Delivery *delivery, DeliveryItem *item)
 static void
 settle_failed(Delivery *delivery, DeliveryItem *item)
 {
-	ParkedNote	note = note_of(delivery, item);
+	bool		command = delivery->subscription->kind == SINK_KIND_COMMAND;
+	ParkedNote	note;
 
+	/* Somebody is just cancelling it, and may yet change his mind. */
+	if (command && item->outcome == OUTCOME_DEAD &&
+		!command_dead(&item->message, item->error, item->sqlerrcode))
+		item->outcome = OUTCOME_RETRY;
+	note = note_of(delivery, item);
 	if (item->entry < 0)
 		parked_update(delivery->parked, &item->message, &note, clock_time());
 	else
@@ -351,9 +357,7 @@ settle_failed(Delivery *delivery, DeliveryItem *item)
 	if (note.state != PARKED_DEAD)
 		return;
 	delivery->count.dead++;
-	if (delivery->subscription->kind == SINK_KIND_COMMAND)
-		command_dead(&item->message, item->error, item->sqlerrcode);
-	else
+	if (!command)
 		announce_dead(delivery, item);
 }
 

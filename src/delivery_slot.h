@@ -38,6 +38,7 @@ typedef struct DeliverySlot
 	int			slice;
 	bool		wanted;			/* is to have a process, says the worker */
 	int64		generation;		/* of the subscription, as the worker saw it */
+	Oid			owner;			/* likewise */
 	int			pid;			/* 0: no process */
 	int			failures;		/* processes in a row that failed soon */
 	bool		clean;			/* the process before has left by itself */

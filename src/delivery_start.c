@@ -97,6 +97,7 @@ want(const Subscription *subscription)
 		if (delivery_slots[index].generation != subscription->generation)
 			delivery_ring(index);
 		delivery_slots[index].generation = subscription->generation;
+		delivery_slots[index].owner = subscription->owner;
 	}
 }
 

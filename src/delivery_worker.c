@@ -737,7 +737,7 @@ recover(MemoryContext context)
 	unload();
 	sink_close(&sink);
 	/* At the commit, or in a message: which is it? */
-	if (!preparing && handler_is_message_error(error->sqlerrcode))
+	if (!preparing && message_is_to_blame(error->sqlerrcode))
 	{
 		if (alone > 0)
 			strlcpy(suspect_error, error->message, sizeof(suspect_error));

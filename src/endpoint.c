@@ -9,8 +9,8 @@
  * subscription's owner.  Credentials are those of the owner's user mapping, or
  * of the one for PUBLIC.
  *
- * What the server sets, a subscription cannot set otherwise: so the server's
- * owner decides how much is left to whoever subscribes.
+ * What the server sets, neither a mapping nor a subscription can set otherwise: so
+ * the server's owner decides how much is left to whoever uses it.
  *
  * LOCKING: none.  A server or a mapping that is changed or dropped while it is
  * read is read as it was or as it is then; endpoint_changes() goes up with the
@@ -46,8 +46,8 @@
 typedef struct Given
 {
 	const char *sink;
-	List	   *mapping;		/* of DefElem */
-	List	   *server;
+	List	   *server;			/* of DefElem */
+	List	   *mapping;
 	List	   *subscription;
 } Given;
 
@@ -197,10 +197,10 @@ given_in(List *options, const char *name)
 static const char *
 given_value(const Given *given, const char *name)
 {
-	const char *value = given_in(given->mapping, name);
+	const char *value = given_in(given->server, name);
 
 	if (value == NULL)
-		value = given_in(given->server, name);
+		value = given_in(given->mapping, name);
 	if (value == NULL)
 		value = given_in(given->subscription, name);
 	return value;
@@ -346,8 +346,8 @@ endpoint_options(const char *server_name, Oid user, Jsonb *options)
 	{
 		if (endpoint_option_is_header(option))
 		{
-			list = add_headers(list, option, given.mapping);
 			list = add_headers(list, option, given.server);
+			list = add_headers(list, option, given.mapping);
 			list = add_headers(list, option, given.subscription);
 		}
 		else

@@ -314,16 +314,18 @@ chunk_try(Handler *handler, DeliveryItem *items, int count, ChunkError *error)
 
 /* ---- Outcomes ---- */
 
-/* Out of memory or disk space, shutting down: nothing to do with the message. */
-bool
-handler_is_message_error(int sqlerrcode)
+/* A session that is cancelled, by its statement_timeout too, has no message to blame. */
+static bool
+is_session_cancelled(const ChunkError *error)
 {
-	int			category = ERRCODE_TO_CATEGORY(sqlerrcode);
+	return MyBgworkerEntry == NULL && error->sqlerrcode == ERRCODE_QUERY_CANCELED;
+}
 
-	return category != ERRCODE_INSUFFICIENT_RESOURCES &&
-		sqlerrcode != ERRCODE_ADMIN_SHUTDOWN &&
-		sqlerrcode != ERRCODE_CRASH_SHUTDOWN &&
-		sqlerrcode != ERRCODE_IO_ERROR;
+pg_noreturn static void
+rethrow(const ChunkError *error)
+{
+	ereport(ERROR,
+			(errcode(error->sqlerrcode), errmsg_internal("%s", error->message)));
 }
 
 static bool
@@ -360,9 +362,8 @@ handle_alone(Handler *handler, DeliveryItem *item)
 		if (!is_conflict(error.sqlerrcode))
 			break;
 	}
-	if (!handler_is_message_error(error.sqlerrcode))
-		ereport(ERROR,
-				(errcode(error.sqlerrcode), errmsg_internal("%s", error.message)));
+	if (is_session_cancelled(&error) || !message_is_to_blame(error.sqlerrcode))
+		rethrow(&error);
 	item->outcome = failure(handler, &item->message, error.sqlerrcode);
 	item->error = error.message;
 	item->sqlerrcode = error.sqlerrcode;
@@ -413,6 +414,8 @@ handle_chunk(Handler *handler, DeliveryItem *items, int from, int count)
 			before[i] = items[from + i].outcome;
 		if (chunk_try(handler, items + from, count, &error))
 			return;
+		if (is_session_cancelled(&error))
+			rethrow(&error);
 		for (int i = 0; i < count; i++)
 			items[from + i].outcome = before[i];
 	}

@@ -29,7 +29,4 @@ extern void handler_check_constraints(void);
 /* In a handler, or in what it calls. */
 extern bool handler_is_running(void);
 
-/* False if an error says that the database is not able to, not the handler. */
-extern bool handler_is_message_error(int sqlerrcode);
-
 #endif							/* INVENTORY_HANDLER_H */

@@ -297,3 +297,17 @@ message_from_event(TupleTableSlot *slot, Message *message)
 		DatumGetTimestampTz(slot_getattr(slot, EVENT_RECORDED_AT, &isnull));
 	message_set_id(message, "event");
 }
+
+/* ---- Failures ---- */
+
+/* Out of memory or disk space, shutting down: nothing to do with the message. */
+bool
+message_is_to_blame(int sqlerrcode)
+{
+	int			category = ERRCODE_TO_CATEGORY(sqlerrcode);
+
+	return category != ERRCODE_INSUFFICIENT_RESOURCES &&
+		sqlerrcode != ERRCODE_ADMIN_SHUTDOWN &&
+		sqlerrcode != ERRCODE_CRASH_SHUTDOWN &&
+		sqlerrcode != ERRCODE_IO_ERROR;
+}

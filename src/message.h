@@ -51,6 +51,10 @@ extern const char *message_event_topic(EventType type);
 extern void message_from_outbox(TupleTableSlot *slot, Message *message);
 extern void message_from_event(TupleTableSlot *slot, Message *message);
 
+/* False if the error says that the database is not able to, not that the message
+ * cannot be dealt with. */
+extern bool message_is_to_blame(int sqlerrcode);
+
 /* As JSON and CloudEvents have it: RFC 3339, UTC. */
 extern char *message_time(TimestampTz at);
 

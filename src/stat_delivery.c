@@ -12,10 +12,12 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
+#include "catalog.h"
 #include "delivery_slot.h"
 #include "event.h"
 #include "inventory.h"
@@ -41,6 +43,14 @@ enum
 	COLUMN_LAST_ERROR, COLUMN_LAST_ERROR_AT, COLUMN_RETRY_AT
 };
 #define COLUMNS (COLUMN_RETRY_AT + 1)
+
+/* What failed may have said what is in a message. */
+static bool
+may_read(const DeliverySlot *slot)
+{
+	return has_privs_of_role(GetUserId(), slot->owner) ||
+		has_privs_of_role(GetUserId(), catalog_owner());
+}
 
 static void
 put_time(Datum *values, bool *nulls, int column, TimestampTz at)
@@ -75,7 +85,7 @@ put_row(ReturnSetInfo *result, const DeliverySlot *slot, int64 last_number)
 	values[COLUMN_DELIVERY_MS_MAX] = Float8GetDatum(slot->delivery_us_max / 1000.0);
 	put_time(values, nulls, COLUMN_LAST_DELIVERED_AT, slot->last_delivered_at);
 	values[COLUMN_LAST_ERROR] = CStringGetTextDatum(slot->last_error);
-	nulls[COLUMN_LAST_ERROR] = slot->last_error[0] == '\0';
+	nulls[COLUMN_LAST_ERROR] = slot->last_error[0] == '\0' || !may_read(slot);
 	put_time(values, nulls, COLUMN_LAST_ERROR_AT, slot->last_error_at);
 	put_time(values, nulls, COLUMN_RETRY_AT, slot->retry_at);
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);

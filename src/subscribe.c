@@ -49,6 +49,7 @@
 #include "topic.h"
 
 #define NAME_MAX_LENGTH 100
+#define NAME_RESERVED "inventory."
 #define TOPICS_MAX 100
 
 PG_FUNCTION_INFO_V1(inventory_subscribe);
@@ -254,6 +255,18 @@ check_name(const char *name)
 						   NAME_MAX_LENGTH)));
 }
 
+/* Those of the engine's own: the commands'. */
+static void
+check_not_reserved(const char *name)
+{
+	if (pg_strncasecmp(name, NAME_RESERVED, strlen(NAME_RESERVED)) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_IV_INVALID_SUBSCRIPTION),
+				 errmsg("the name of subscription \"%s\" is reserved", name),
+				 errhint("Names that begin with \"%s\" are those of the engine.",
+						 NAME_RESERVED)));
+}
+
 static void
 check_topics(char **topics, int count)
 {
@@ -419,6 +432,8 @@ inventory_subscribe(PG_FUNCTION_ARGS)
 	sink = argument_text(fcinfo, 2, "sink");
 	kind = sink_kind(sink);
 	check_may_have(kind);
+	if (kind != SINK_KIND_COMMAND)
+		check_not_reserved(name);
 	options = argument_options(fcinfo, 3, kind);
 	cursor_clear(&start);
 	cursor_start(&start, "start", subscription_option_text(options, "start"));

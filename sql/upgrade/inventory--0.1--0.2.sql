@@ -837,19 +837,19 @@ CREATE FUNCTION inventory.stat_deliveries(
 	OUT delivery_ms double precision, OUT delivery_ms_max double precision,
 	OUT last_delivered_at timestamptz, OUT last_error text, OUT last_error_at timestamptz,
 	OUT retry_at timestamptz) RETURNS SETOF record
-	LANGUAGE c VOLATILE PARALLEL RESTRICTED SECURITY DEFINER
+	LANGUAGE c VOLATILE PARALLEL RESTRICTED
 	SET search_path = pg_catalog, pg_temp
 	AS 'MODULE_PATHNAME', 'inventory_stat_deliveries';
 
 REVOKE ALL ON FUNCTION inventory.stat_deliveries() FROM PUBLIC;
 
-COMMENT ON FUNCTION inventory.stat_deliveries() IS 'Source of the view stat_delivery.';
+COMMENT ON FUNCTION inventory.stat_deliveries() IS 'Source of the view stat_delivery; last_error of the caller''s subscriptions only.';
 
 CREATE VIEW inventory.stat_delivery AS
 SELECT s.name AS subscription, d.slice, d.pid, d.state, d.delivered, d.failed, d.parked, d.dead,
 	d.windows, d.backlog, d.lag_messages, clock_timestamp() - d.behind_since AS lag, d.position,
 	d.delivery_ms, d.delivery_ms_max, d.last_delivered_at,
-	CASE WHEN inventory.may_read(s.owner) THEN d.last_error END AS last_error, d.last_error_at, d.retry_at
+	d.last_error, d.last_error_at, d.retry_at
 FROM inventory.subscription s JOIN inventory.stat_deliveries() d USING (subscription_id);
 
 COMMENT ON VIEW inventory.stat_delivery IS 'One row per slice of a subscription: its delivery process, and what it has done since the start of the server.';
@@ -915,7 +915,7 @@ SELECT s.name AS subscription, s.owner, s.topics, s.sink,
 	coalesce(p.parked, 0) AS parked, coalesce(p.blocked_keys, 0) AS blocked_keys,
 	coalesce(p.dead, 0) AS dead,
 	d.last_delivered_at, d.last_error_at, d.retry_at,
-	CASE WHEN inventory.may_read(s.owner) THEN d.last_error END AS last_error
+	d.last_error
 FROM inventory.subscription s
 LEFT JOIN (
 	SELECT t.subscription_id,
@@ -2071,6 +2071,8 @@ BEGIN
 		RAISE EXCEPTION '% cannot use %', what, reference
 			USING ERRCODE = 'IV015', HINT = 'In a saga, $1 stands for the result of the first command, and in compensate_with $result for that of the command itself. Write $' || reference || ' for the string.';
 	END IF;
+	-- What cannot be done then is refused now: arrays nested too deeply.
+	PERFORM inventory.command_substitute(arguments, '{}');
 END
 $$;
 
@@ -2116,6 +2118,44 @@ REVOKE ALL ON FUNCTION inventory.command_check_times(timestamptz, timestamptz) F
 
 COMMENT ON FUNCTION inventory.command_check_times(timestamptz, timestamptz) IS
 'The engine''s own: an error unless a command can have these times.';
+
+-- Times are those of the session that hands in: the worker may have another time
+-- zone, and read 01/02 otherwise.
+CREATE FUNCTION inventory.command_arguments(command text, arguments jsonb) RETURNS jsonb
+	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT arguments || coalesce(jsonb_object_agg(a.name, CASE f.proargtypes[a.number - 1]
+			WHEN 'date'::regtype THEN to_jsonb((arguments ->> a.name)::date)
+			ELSE to_jsonb((arguments ->> a.name)::timestamptz) END), '{}')
+	FROM pg_proc f, unnest(f.proargnames) WITH ORDINALITY a(name, number)
+	WHERE f.oid = inventory.command_function(command, arguments)
+		AND f.proargtypes[a.number - 1] IN ('timestamptz'::regtype, 'date'::regtype)
+		AND jsonb_typeof(arguments -> a.name) = 'string' AND arguments ->> a.name !~ '^\$'
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_arguments(text, jsonb) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_arguments(text, jsonb) IS
+'The engine''s own: the arguments of a command with times that mean the same everywhere.';
+
+CREATE FUNCTION inventory.command_as_meant(command jsonb) RETURNS jsonb
+	LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN command
+		|| jsonb_build_object('arguments',
+			inventory.command_arguments(command ->> 'command', coalesce(command -> 'arguments', '{}')))
+		|| jsonb_strip_nulls(jsonb_build_object('not_before', (command ->> 'not_before')::timestamptz,
+			'deadline', (command ->> 'deadline')::timestamptz))
+		|| CASE WHEN command ? 'compensate_with'
+			THEN jsonb_build_object('compensate_with', inventory.command_as_meant(command -> 'compensate_with')) ELSE '{}' END;
+END
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_as_meant(jsonb) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_as_meant(jsonb) IS
+'The engine''s own: a command of a saga, or a compensation, with times that mean the same everywhere.';
 
 -- Roles.  A message names the role by name and number: within one cluster the
 -- number counts, so that a new role with the name of a dropped one is nobody;
@@ -2186,9 +2226,11 @@ BEGIN
 	IF compensate_with IS NOT NULL THEN
 		PERFORM inventory.command_check_compensation(role, compensate_with, 0);
 	END IF;
-	RETURN inventory.command_append(command, key, inventory.command_payload(role, command, arguments)
+	RETURN inventory.command_append(command, key,
+		inventory.command_payload(role, command, inventory.command_arguments(command, arguments))
 		|| jsonb_strip_nulls(jsonb_build_object('not_before', not_before, 'deadline', deadline))
-		|| CASE WHEN compensate_with IS NULL THEN '{}' ELSE jsonb_build_object('compensate_with', compensate_with) END);
+		|| CASE WHEN compensate_with IS NULL THEN '{}'
+			ELSE jsonb_build_object('compensate_with', inventory.command_as_meant(compensate_with)) END);
 END
 $$;
 
@@ -2225,6 +2267,9 @@ BEGIN
 			OR step - ARRAY['command', 'arguments', 'compensate_with', 'not_before', 'deadline'] <> '{}' THEN
 			RAISE EXCEPTION 'command % of the saga must be an object with command, arguments, and perhaps compensate_with, not_before, deadline', n
 				USING ERRCODE = 'IV015';
+		END IF;
+		IF jsonb_typeof(step -> 'not_before') NOT IN ('string', 'null') OR jsonb_typeof(step -> 'deadline') NOT IN ('string', 'null') THEN
+			RAISE EXCEPTION 'not_before and deadline of command % of the saga must be strings', n USING ERRCODE = 'IV015';
 		END IF;
 		PERFORM inventory.command_check(role, step ->> 'command', step -> 'arguments');
 		PERFORM inventory.command_check_times((step ->> 'not_before')::timestamptz, (step ->> 'deadline')::timestamptz);
@@ -2312,7 +2357,8 @@ DECLARE
 BEGIN
 	PERFORM inventory.saga_check(role, commands);
 	INSERT INTO inventory.saga_run (saga_id, commands, submitted_by, submitted_at)
-	VALUES (saga, commands, role::regrole, inventory.transaction_time());
+	SELECT saga, jsonb_agg(inventory.command_as_meant(e.value) ORDER BY e.n), role::regrole, inventory.transaction_time()
+	FROM jsonb_array_elements(commands) WITH ORDINALITY e(value, n);
 	PERFORM inventory.saga_append(saga, 1, false);
 	RETURN saga;
 END
@@ -2472,7 +2518,7 @@ CREATE VIEW inventory.saga WITH (security_barrier) AS
 SELECT r.saga_id,
 	CASE WHEN NOT t.failing THEN CASE WHEN t.done = t.steps THEN 'done' ELSE 'running' END
 		WHEN t.undoing THEN 'compensating'
-		WHEN t.not_undone THEN 'failed' ELSE 'compensated' END AS state,
+		WHEN t.not_undone OR t.undone < t.owed THEN 'failed' ELSE 'compensated' END AS state,
 	t.done, t.steps, t.undone, t.error, r.submitted_by, r.submitted_at,
 	CASE WHEN t.done = t.steps OR t.failing AND NOT t.undoing THEN t.last_finished_at END AS finished_at
 FROM inventory.saga_run r
@@ -2480,6 +2526,7 @@ CROSS JOIN LATERAL (
 	SELECT jsonb_array_length(r.commands) AS steps,
 		count(*) FILTER (WHERE NOT s.compensation AND c.state = 'done')::integer AS done,
 		count(*) FILTER (WHERE s.compensation AND c.state = 'done')::integer AS undone,
+		count(*) FILTER (WHERE NOT s.compensation AND c.state = 'done' AND r.commands -> (s.step - 1) ? 'compensate_with')::integer AS owed,
 		coalesce(bool_or(NOT s.compensation AND c.state IN ('dead', 'cancelled')), false) AS failing,
 		coalesce(bool_or(s.compensation AND c.state IS NULL), false) AS undoing,
 		coalesce(bool_or(s.compensation AND c.state IN ('dead', 'cancelled')), false) AS not_undone,
