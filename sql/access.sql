@@ -40,7 +40,7 @@ BEGIN
 				'tail_reserved', 'tail_committed', 'tail_event_count', 'version',
 				'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'stat_progresses',
 				'stat_workers', 'levels', 'cursors', 'may_read', 'topic_matches', 'unread_by', 'stat_deliveries',
-				'may_see_command', 'command_role'])
+				'may_see_command', 'command_role', 'included', 'first_after'])
 			OR rank >= 2 AND p.proname = ANY (ARRAY['receive', 'issue', 'adjust', 'set_on_hand',
 				'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship',
 				'release', 'extend', 'release_owner', 'expire_due', 'publish',

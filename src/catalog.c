@@ -203,12 +203,25 @@ catalog_subxact_callback(SubXactEvent event, SubTransactionId subid,
 		catalog_forget_own();
 }
 
+/* REINDEX CONCURRENTLY makes another index of the name, so of all of them. */
+static bool
+is_known_relation(Oid relation_id)
+{
+	const Oid  *ids = (const Oid *) &relations;
+
+	StaticAssertStmt(sizeof(CatalogRelations) % sizeof(Oid) == 0, "not only Oids");
+	for (size_t i = 0; i < sizeof(CatalogRelations) / sizeof(Oid); i++)
+	{
+		if (ids[i] == relation_id)
+			return true;
+	}
+	return false;
+}
+
 static void
 catalog_relcache_callback(Datum arg, Oid relation_id)
 {
-	if (relation_id == InvalidOid ||
-		(relations_valid &&
-		 (relation_id == relations.event || relation_id == relations.stock)))
+	if (relation_id == InvalidOid || (relations_valid && is_known_relation(relation_id)))
 		relations_valid = false;
 }
 

@@ -403,7 +403,7 @@ check_age(const Command *command)
 	if (maintenance_request_retention >= 0 && !message->parked &&
 		since < clock_time() - Max(maintenance_request_retention, 1) * (TimestampTz) USECS_PER_DAY)
 		ereport(ERROR,
-				(errcode(ERRCODE_IV_DEADLINE_PASSED),
+				(errcode(ERRCODE_IV_COMMAND_TOO_OLD),
 				 errmsg("command " INT64_FORMAT " is older than inventory.request_retention",
 						message->number),
 				 errdetail("Whether it was executed before is not known any more.")));
@@ -569,7 +569,9 @@ bury(const Command *command, const CommandEnd *end)
 	if (!result_insert(command, end, false))
 		return;
 	announce(COMMAND_TOPIC_DEAD, command, end);
-	compensate(command);
+	/* It may have been done, or compensated, long ago. */
+	if (end->sqlerrcode != ERRCODE_IV_COMMAND_TOO_OLD)
+		compensate(command);
 	saga_continue(command, "dead");
 }
 
@@ -601,6 +603,12 @@ try_to_bury(const Command *command, const CommandEnd *end)
 	return error;
 }
 
+static bool
+was_tried(int sqlerrcode)
+{
+	return sqlerrcode != ERRCODE_IV_DEADLINE_PASSED && sqlerrcode != ERRCODE_IV_COMMAND_TOO_OLD;
+}
+
 /*
  * When what is to follow cannot be handed in, the command is dead all the same:
  * others are not to wait for ever.
@@ -618,7 +626,7 @@ command_dead(const Message *message, const char *reason, int sqlerrcode)
 		field_text(message->payload, "command") == NULL)
 		return true;			/* nobody has submitted that */
 	command_read(&command, message);
-	end.attempts = message->attempts + (sqlerrcode == ERRCODE_IV_DEADLINE_PASSED ? 0 : 1);
+	end.attempts = message->attempts + (was_tried(sqlerrcode) ? 1 : 0);
 	error = try_to_bury(&command, &end);
 	if (error == NULL)
 		return true;

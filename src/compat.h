@@ -62,6 +62,12 @@
 #define compat_string_to_name_list(string) stringToQualifiedNameList(string)
 #endif
 
+#if PG_VERSION_NUM >= 170000
+#define compat_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode, false)
+#else
+#define compat_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode)
+#endif
+
 /* datconnlimit of a database that DROP DATABASE has left half dropped; the
  * name came with the minor versions of August 2023. */
 #define COMPAT_DATABASE_IS_INVALID (-2)

@@ -42,6 +42,12 @@
 #include "outbox.h"
 #include "query.h"
 
+/* A batch has no more than this, of payloads and headers, and one message. */
+#define BATCH_BYTES (16 * 1024 * 1024)
+
+/* Somebody has it just now. */
+#define AGAIN_MS 1000
+
 /* A cursor that only passes over messages of others is written so often. */
 #define IDLE_WRITE_MS 10000
 
@@ -217,7 +223,7 @@ take_parked(Delivery *delivery, DeliveryItem *items, int max)
 	if (delivery->parked->next_due > clock_time())
 		return 0;
 	messages = palloc(max * sizeof(Message));
-	count = parked_due(delivery->parked, clock_time(), messages, max);
+	count = parked_due(delivery->parked, clock_time(), messages, max, BATCH_BYTES);
 	for (int i = 0; i < count; i++)
 	{
 		memset(&items[i], 0, sizeof(DeliveryItem));
@@ -227,21 +233,22 @@ take_parked(Delivery *delivery, DeliveryItem *items, int max)
 	return count;
 }
 
-/*
- * Takes messages, those that were parked and are due before others, into the
- * current memory context.  Messages behind a blocked key have the outcome
- * already.  With "once" no key comes twice.
- */
-int
-delivery_take(Delivery *delivery, DeliveryItem *items, int max, bool once)
+static Size
+message_bytes(const Message *message)
+{
+	return (message->payload ? VARSIZE(message->payload) : 0) +
+		(message->headers ? VARSIZE(message->headers) : 0);
+}
+
+static int
+take_from_window(Delivery *delivery, DeliveryItem *items, int max, bool once)
 {
 	WindowReader reader = {NULL};
-	int			count = take_parked(delivery, items, max);
+	Size		bytes = 0;
+	int			count = 0;
 
-	if (count > 0 || !delivery->cursor.window ||
-		delivery->parked->waiting >= delivery->subscription->park_limit)
-		return count;
-	for (int i = delivery->first; i < delivery->window.count && count < max; i++)
+	for (int i = delivery->first;
+		 i < delivery->window.count && count < max && bytes < BATCH_BYTES; i++)
 	{
 		DeliveryItem *item = &items[count];
 
@@ -249,6 +256,7 @@ delivery_take(Delivery *delivery, DeliveryItem *items, int max, bool once)
 			continue;
 		memset(item, 0, sizeof(DeliveryItem));
 		window_message(&reader, &delivery->window.entries[i], &item->message);
+		bytes += message_bytes(&item->message);
 		item->entry = i;
 		item->message.position = delivery->base + i + 1;
 		if (once && taken_has_key(items, count, item->message.key))
@@ -258,6 +266,26 @@ delivery_take(Delivery *delivery, DeliveryItem *items, int max, bool once)
 		count++;
 	}
 	window_reader_end(&reader);
+	return count;
+}
+
+/*
+ * Takes messages into the current memory context, those that were parked and are
+ * due and those of the window in turn: neither makes the other wait.  Messages
+ * behind a blocked key have the outcome already.  With "once" no key comes twice.
+ */
+int
+delivery_take(Delivery *delivery, DeliveryItem *items, int max, bool once)
+{
+	bool		window = open_entries(delivery) > 0 &&
+		delivery->parked->waiting < delivery->subscription->park_limit;
+	int			count = 0;
+
+	if (!window || !delivery->parked_last)
+		count = take_parked(delivery, items, max);
+	delivery->parked_last = count > 0;
+	if (count == 0 && window)
+		count = take_from_window(delivery, items, max, once);
 	return count;
 }
 
@@ -318,8 +346,10 @@ note_of(Delivery *delivery, DeliveryItem *item)
 	{
 		case OUTCOME_RETRY:
 			note.state = PARKED_RETRY;
-			wait = Max(subscription_backoff_ms(subscription, item->message.attempts + 1),
-					   item->retry_after_ms);
+			note.uncounted = item->uncounted;
+			wait = item->uncounted ? AGAIN_MS :
+				Max(subscription_backoff_ms(subscription, item->message.attempts + 1),
+					item->retry_after_ms);
 			note.due_at = TimestampTzPlusMilliseconds(clock_time(), wait);
 			break;
 		case OUTCOME_DEAD:
@@ -344,13 +374,16 @@ settle_failed(Delivery *delivery, DeliveryItem *item)
 	/* Somebody is just cancelling it, and may yet change his mind. */
 	if (command && item->outcome == OUTCOME_DEAD &&
 		!command_dead(&item->message, item->error, item->sqlerrcode))
+	{
 		item->outcome = OUTCOME_RETRY;
+		item->uncounted = true;
+	}
 	note = note_of(delivery, item);
 	if (item->entry < 0)
 		parked_update(delivery->parked, &item->message, &note, clock_time());
 	else
 		parked_insert(delivery->parked, &item->message, &note);
-	if (item->outcome == OUTCOME_RETRY || item->outcome == OUTCOME_DEAD)
+	if ((item->outcome == OUTCOME_RETRY && !item->uncounted) || item->outcome == OUTCOME_DEAD)
 		delivery->count.failed++;
 	if (item->entry >= 0)
 		delivery->count.parked++;

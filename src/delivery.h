@@ -31,6 +31,8 @@ typedef struct DeliveryItem
 	Outcome		outcome;
 	TimestampTz due_at;
 	int64		retry_after_ms; /* at least; or 0 */
+	bool		doubtful;		/* it, or the sink is down */
+	bool		uncounted;		/* retry: for a moment, and it was not an attempt */
 	const char *error;			/* or NULL */
 	int			sqlerrcode;		/* of a handler; or 0 */
 } DeliveryItem;
@@ -56,6 +58,7 @@ typedef struct Delivery
 	int			first;			/* the first entry that is not done */
 	int64		base;			/* position before the window's first entry */
 	Parked	   *parked;
+	bool		parked_last;	/* what was last taken was parked */
 	DeliveryCount count;
 } Delivery;
 

@@ -18,6 +18,7 @@
 #include "access/xlog.h"
 #include "commands/dbcommands.h"
 #include "fmgr.h"
+#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -144,6 +145,9 @@ sink_prepare(DeliverySink *sink, const Subscription *subscription)
 	if (sink->routine && sink->options && sink->endpoint_changes == changes)
 		return;
 	sink_close(sink);
+	subscription_check_sink_owner(subscription->sink_owner,
+								  GetForeignServerByName(subscription->sink, false)->owner,
+								  psprintf("server \"%s\"", subscription->sink));
 	sink->routine = sink_load(endpoint_sink(subscription->sink));
 	sink_read_options(sink, subscription);
 	sink->endpoint_changes = changes;
@@ -349,7 +353,7 @@ static void
 sink_outcome(const Subscription *subscription, const SinkMessage *message,
 			 DeliveryItem *item, SinkResult *result)
 {
-	item->error = message->error[0] ? pstrdup(message->error) : NULL;
+	item->error = message->error[0] ? message_error(message->error, SINK_ERROR_LENGTH) : NULL;
 	item->retry_after_ms = message->retry_after_ms;
 	switch (message->verdict)
 	{
@@ -362,13 +366,16 @@ sink_outcome(const Subscription *subscription, const SinkMessage *message,
 		case SINK_FAIL_MESSAGE:
 			item->outcome = OUTCOME_DEAD;
 			break;
+		case SINK_DOUBT:
+			item->doubtful = true;
+			/* FALLTHROUGH */
 		case SINK_RETRY_SINK:
 		case SINK_FATAL:
 			/* The sink as a whole, although the library has not said so. */
 			result->retry_after_ms = Max(result->retry_after_ms, message->retry_after_ms);
 			if (result->verdict == SINK_OK)
 			{
-				result->verdict = message->verdict;
+				result->verdict = message->verdict == SINK_FATAL ? SINK_FATAL : SINK_RETRY_SINK;
 				strlcpy(result->error, message->error, SINK_ERROR_LENGTH);
 			}
 			break;

@@ -89,6 +89,9 @@
  * itself. */
 #define CRASHES 3
 
+/* Times in a row that the sink is in doubt about a message. */
+#define DOUBTS 3
+
 /* After an error at which nobody knows which message it was. */
 #define ALONE_MESSAGES 500
 
@@ -261,14 +264,16 @@ show_error(DeliveryState state, const char *error, int64 wait_ms)
 {
 	DeliverySlot *slot = MY_SLOT;
 	TimestampTz now = GetCurrentTimestamp();
+	char	   *storable = message_error(error, DELIVERY_ERROR_LENGTH - 1);
 
 	deliveries_lock(LW_EXCLUSIVE);
 	slot->state = state;
 	slot->failed++;
 	slot->last_error_at = now;
 	slot->retry_at = TimestampTzPlusMilliseconds(now, wait_ms);
-	strlcpy(slot->last_error, error, DELIVERY_ERROR_LENGTH);
+	strlcpy(slot->last_error, storable, DELIVERY_ERROR_LENGTH);
 	deliveries_unlock();
+	pfree(storable);
 }
 
 /* ---- Failing ---- */
@@ -333,7 +338,10 @@ prepare(void)
 {
 	preparing = true;
 	if (delivery.subscription->kind == SINK_KIND_SERVER)
+	{
+		subscription_check_right(delivery.subscription);
 		sink_prepare(&sink, delivery.subscription);
+	}
 	else
 	{
 		MemoryContext old = MemoryContextSwitchTo(delivery.context);
@@ -344,6 +352,28 @@ prepare(void)
 		handler_prepare(handler);
 	}
 	preparing = false;
+}
+
+#define MY_LOCK ENGINE_LOCK_DELIVERY, (uint64) my_subscription << 8 | my_slice
+
+/* A handler may have given up all locks of the session: others may have delivered. */
+static bool
+have_slice(void)
+{
+	if (engine_lock_is_held(MY_LOCK))
+		return true;
+	unload();
+	return engine_lock_session(MY_LOCK);
+}
+
+static void
+check_slice(void)
+{
+	if (!engine_lock_is_held(MY_LOCK))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the handler has released the locks of its process"),
+				 errhint("A handler cannot call pg_advisory_unlock_all().")));
 }
 
 /*
@@ -357,7 +387,7 @@ begin(void)
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
-	if (!extension_lock(&extension))
+	if (!extension_lock(&extension) || !have_slice())
 		leave();
 	SetUserIdAndSecContext(extension.owner, SECURITY_LOCAL_USERID_CHANGE);
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -486,6 +516,7 @@ round_inside(DeliveryItem *items)
 		handled += count;
 	} while (count > 0 && careful == 0 && alone == 0 &&
 			 GetCurrentTimestamp() - started < ROUND_US);
+	check_slice();
 	delivery_flush(&delivery);
 	commit();
 	show_progress(GetCurrentTimestamp() - started);
@@ -504,6 +535,33 @@ judge(const SinkResult *result)
 	return 0;
 }
 
+/*
+ * A sink that is down stops the subscription, a message that cannot be taken must
+ * not.  When the sink cannot tell which it is, and it is the same message for
+ * several times, it is the message.
+ */
+static void
+settle_doubt(DeliveryItem *items, int count)
+{
+	static int64 position = 0;
+	static int	doubts = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		if (!items[i].doubtful)
+			continue;
+		doubts = items[i].message.position == position ? doubts + 1 : 1;
+		position = items[i].message.position;
+		if (doubts >= DOUBTS)
+		{
+			items[i].outcome = delivery_failure(delivery.subscription, &items[i].message);
+			doubts = 0;
+		}
+		return;
+	}
+	doubts = 0;
+}
+
 /* What was sent may be sent again after a crash, so this need not be flushed. */
 static void
 commit_lazily(void)
@@ -511,6 +569,19 @@ commit_lazily(void)
 	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
 	commit();
+}
+
+/*
+ * Waits for the disk and for synchronous standbys.  Who cancels that wait, or ends
+ * the process, would have messages sent that a failover could lose.
+ */
+static void
+commit_before_sending(void)
+{
+	pqsignal(SIGINT, SIG_IGN);
+	commit();
+	pqsignal(SIGINT, StatementCancelHandler);
+	CHECK_FOR_INTERRUPTS();
 }
 
 /* A sink outside: the transaction ends before anything is sent. */
@@ -528,7 +599,7 @@ round_outside(DeliveryItem *items, int64 *wait_ms)
 	mark(items, count);
 	messages = sink_messages(delivery.subscription, items, count, &sent);
 	delivery_flush(&delivery);
-	commit();
+	commit_before_sending();
 	if (count == 0)
 	{
 		if (sink.lost)
@@ -545,6 +616,7 @@ round_outside(DeliveryItem *items, int64 *wait_ms)
 	if (sent > 0)
 		sink_send(&sink, messages, sent, &result);
 	sink_outcomes(delivery.subscription, messages, sent, items, count, &result);
+	settle_doubt(items, count);
 
 	if (begin())
 	{
@@ -740,7 +812,8 @@ recover(MemoryContext context)
 	if (!preparing && message_is_to_blame(error->sqlerrcode))
 	{
 		if (alone > 0)
-			strlcpy(suspect_error, error->message, sizeof(suspect_error));
+			strlcpy(suspect_error, message_error(error->message, sizeof(suspect_error) - 1),
+					sizeof(suspect_error));
 		alone = ALONE_MESSAGES;
 	}
 	came_back = true;
@@ -846,8 +919,7 @@ connect_to(Oid database)
 	StartTransactionCommand();
 	if (!extension_find(&extension) || database_is_held() || inventory_restoring ||
 		strcmp(extension.version, INVENTORY_VERSION) != 0 ||
-		!engine_lock_session(ENGINE_LOCK_DELIVERY,
-							 (uint64) my_subscription << 8 | my_slice))
+		!engine_lock_session(MY_LOCK))
 		leave();
 	CommitTransactionCommand();
 }

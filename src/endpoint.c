@@ -60,7 +60,7 @@ static uint64 changes = 0;
 static const char *const subscription_options[] = {
 	"handler", "channel", "start", "key_prefix", "workers", "batch",
 	"max_attempts", "backoff", "backoff_cap", "timeout", "linger", "park_limit",
-	"until", "replayed"
+	"until", "replayed", "sink_owner"
 };
 
 static bool
@@ -322,6 +322,9 @@ watch_changes(void)
 	watching = true;
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, count_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, count_change, (Datum) 0);
+	/* Who has USAGE as a member of a role. */
+	CacheRegisterSyscacheCallback(AUTHOID, count_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, count_change, (Datum) 0);
 }
 
 uint64

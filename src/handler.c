@@ -83,6 +83,19 @@ typedef struct ChunkError
 /* ---- The function ---- */
 
 static Oid
+function_owner(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+static Oid
 handler_function(const Subscription *subscription, Oid type)
 {
 	List	   *name = compat_string_to_name_list(subscription->handler);
@@ -99,6 +112,8 @@ handler_function(const Subscription *subscription, Oid type)
 				 errmsg("role \"%s\" may not execute function %s(inventory.message)",
 						GetUserNameFromId(subscription->owner, false),
 						subscription->handler)));
+	subscription_check_sink_owner(subscription->sink_owner, function_owner(function),
+								  psprintf("function %s(inventory.message)", subscription->handler));
 	return function;
 }
 
@@ -118,16 +133,6 @@ handler_begin(const Subscription *subscription)
 	return handler;
 }
 
-static void
-check_owner(const Subscription *subscription)
-{
-	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(subscription->owner)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("the owner of subscription \"%s\" does not exist any more",
-						subscription->name)));
-}
-
 /* In every transaction: finds the function, which may have been changed. */
 void
 handler_prepare(Handler *handler)
@@ -135,9 +140,10 @@ handler_prepare(Handler *handler)
 	MemoryContext old;
 	Oid			type;
 
+	if (handler->subscription->kind != SINK_KIND_COMMAND)
+		subscription_check_right(handler->subscription);
 	if (handler->subscription->kind != SINK_KIND_FUNCTION)
 		return;
-	check_owner(handler->subscription);
 	type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("message"),
 						   ObjectIdGetDatum(get_namespace_oid("inventory", false)));
 	MemoryContextReset(handler->function_context);
@@ -280,8 +286,8 @@ chunk_try(Handler *handler, DeliveryItem *items, int count, ChunkError *error)
 	bool		timed;
 	volatile bool succeeded = false;
 
-	running = true;
 	BeginInternalSubTransaction(NULL);
+	running = true;
 	MemoryContextSwitchTo(handler->context);
 	timeout_begin(handler, &timed);
 	PG_TRY();
@@ -335,6 +341,14 @@ is_conflict(int sqlerrcode)
 		sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
 }
 
+/* A command, by somebody's open transaction, and nobody knows for how long. */
+static bool
+is_being_cancelled(const Handler *handler, int sqlerrcode)
+{
+	return handler->subscription->kind == SINK_KIND_COMMAND &&
+		sqlerrcode == ERRCODE_OBJECT_IN_USE;
+}
+
 /* Whether a message that has failed is tried again. */
 static Outcome
 failure(const Handler *handler, const Message *message, int sqlerrcode)
@@ -343,8 +357,7 @@ failure(const Handler *handler, const Message *message, int sqlerrcode)
 
 	if (command ? command_error_is_final(sqlerrcode) : sqlerrcode == ERRCODE_IV_MESSAGE_REFUSED)
 		return OUTCOME_DEAD;
-	/* Somebody is just cancelling it, and nobody knows for how long. */
-	if (command && sqlerrcode == ERRCODE_OBJECT_IN_USE)
+	if (is_being_cancelled(handler, sqlerrcode))
 		return OUTCOME_RETRY;
 	return delivery_failure(handler->subscription, message);
 }
@@ -365,6 +378,7 @@ handle_alone(Handler *handler, DeliveryItem *item)
 	if (is_session_cancelled(&error) || !message_is_to_blame(error.sqlerrcode))
 		rethrow(&error);
 	item->outcome = failure(handler, &item->message, error.sqlerrcode);
+	item->uncounted = is_being_cancelled(handler, error.sqlerrcode);
 	item->error = error.message;
 	item->sqlerrcode = error.sqlerrcode;
 }

@@ -14,6 +14,7 @@
 
 #include "miscadmin.h"
 
+#include "compat.h"
 #include "lock.h"
 
 static void
@@ -46,6 +47,16 @@ engine_lock_session(EngineLockClass lock_class, uint64 id)
 
 	engine_lock_tag(&tag, lock_class, id);
 	return LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/* Whether this process has it exclusively: pg_advisory_unlock_all() takes a session's. */
+bool
+engine_lock_is_held(EngineLockClass lock_class, uint64 id)
+{
+	LOCKTAG		tag;
+
+	engine_lock_tag(&tag, lock_class, id);
+	return compat_lock_held_by_me(&tag, ExclusiveLock);
 }
 
 void

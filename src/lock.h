@@ -35,6 +35,7 @@ typedef enum EngineLockClass
 extern bool engine_lock(EngineLockClass lock_class, uint64 id, LOCKMODE mode,
 						bool wait);
 extern bool engine_lock_session(EngineLockClass lock_class, uint64 id);
+extern bool engine_lock_is_held(EngineLockClass lock_class, uint64 id);
 extern void engine_unlock(EngineLockClass lock_class, uint64 id, LOCKMODE mode);
 
 #endif							/* INVENTORY_LOCK_H */

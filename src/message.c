@@ -13,6 +13,7 @@
 
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/hsearch.h"
@@ -299,6 +300,32 @@ message_from_event(TupleTableSlot *slot, Message *message)
 }
 
 /* ---- Failures ---- */
+
+char *
+message_error(const char *text, int max)
+{
+	int			encoding = GetDatabaseEncoding();
+	int			left = pg_encoding_mbcliplen(encoding, text, strlen(text), max);
+	char	   *copy = palloc(left + 1);
+	char	   *to = copy;
+
+	while (left > 0)
+	{
+		int			valid = pg_encoding_verifymbstr(encoding, text, left);
+
+		memcpy(to, text, valid);
+		to += valid;
+		text += valid;
+		left -= valid;
+		if (left == 0)
+			break;
+		*to++ = '?';
+		text++;
+		left--;
+	}
+	*to = '\0';
+	return copy;
+}
 
 /* Out of memory or disk space, shutting down: nothing to do with the message. */
 bool

@@ -51,6 +51,10 @@ extern const char *message_event_topic(EventType type);
 extern void message_from_outbox(TupleTableSlot *slot, Message *message);
 extern void message_from_event(TupleTableSlot *slot, Message *message);
 
+/* A copy of what a sink or a handler has said, cut to so many bytes, which the
+ * database can store: brokers say anything, in any encoding. */
+extern char *message_error(const char *text, int max);
+
 /* False if the error says that the database is not able to, not that the message
  * cannot be dealt with. */
 extern bool message_is_to_blame(int sqlerrcode);

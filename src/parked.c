@@ -193,19 +193,26 @@ message_from_row(uint64 row, Message *message)
 	message->blocking = strcmp(query_text(row, 11), "retry") == 0;
 }
 
-/* The messages that are to be tried now, into the current memory context. */
+/*
+ * The messages that are to be tried now, into the current memory context: so many,
+ * and, as they are stored, so many bytes and one message.
+ */
 int
-parked_due(Parked *parked, TimestampTz now, Message *messages, int max)
+parked_due(Parked *parked, TimestampTz now, Message *messages, int max, Size max_bytes)
 {
 	static Statement statement = {
 		"SELECT p.position, p.number, p.id, p.topic, p.key, p.sku, p.payload, p.headers,"
-		" p.created_at, p.attempts, p.state FROM inventory.parked_message p"
-		" WHERE p.subscription_id = $1 AND p.slice = $2 AND p.state IN ('retry', 'delayed')"
-		" AND p.due_at <= $3 ORDER BY p.due_at, p.position LIMIT $4",
-		4, {INT4OID, INT4OID, TIMESTAMPTZOID, INT4OID}
+		" p.created_at, p.attempts, p.state"
+		" FROM (SELECT m.*, sum(coalesce(pg_column_size(m.payload), 0) + coalesce(pg_column_size(m.headers), 0))"
+		"   OVER (ORDER BY m.due_at, m.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before"
+		"  FROM (SELECT d.* FROM inventory.parked_message d"
+		"   WHERE d.subscription_id = $1 AND d.slice = $2 AND d.state IN ('retry', 'delayed')"
+		"   AND d.due_at <= $3 ORDER BY d.due_at, d.position LIMIT $4) m) p"
+		" WHERE coalesce(p.bytes_before, 0) < $5 ORDER BY p.due_at, p.position",
+		5, {INT4OID, INT4OID, TIMESTAMPTZOID, INT4OID, INT8OID}
 	};
 	MemoryContext caller = CurrentMemoryContext;
-	Datum		values[4];
+	Datum		values[5];
 	int			count;
 
 	if (parked->next_due > now)
@@ -214,6 +221,7 @@ parked_due(Parked *parked, TimestampTz now, Message *messages, int max)
 	values[1] = Int32GetDatum(parked->slice);
 	values[2] = TimestampTzGetDatum(now);
 	values[3] = Int32GetDatum(max);
+	values[4] = Int64GetDatum(max_bytes);
 	query_begin();
 	count = (int) query_run(&statement, values, NULL);
 	MemoryContextSwitchTo(caller);
@@ -223,6 +231,12 @@ parked_due(Parked *parked, TimestampTz now, Message *messages, int max)
 	if (count == 0)
 		find_next_due(parked);
 	return count;
+}
+
+static bool
+is_tried(const ParkedNote *note)
+{
+	return (note->state == PARKED_RETRY && !note->uncounted) || note->state == PARKED_DEAD;
 }
 
 static Datum
@@ -246,7 +260,7 @@ parked_insert(Parked *parked, const Message *message, const ParkedNote *note)
 	};
 	Datum		values[16];
 	char		nulls[17] = "                ";
-	bool		tried = note->state == PARKED_RETRY || note->state == PARKED_DEAD;
+	bool		tried = is_tried(note);
 	bool		due = note->state == PARKED_RETRY || note->state == PARKED_DELAYED;
 
 	values[0] = Int32GetDatum(parked->subscription_id);
@@ -322,7 +336,7 @@ parked_update(Parked *parked, const Message *message, const ParkedNote *note,
 	};
 	Datum		values[7];
 	char		nulls[8] = "       ";
-	bool		tried = note->state == PARKED_RETRY || note->state == PARKED_DEAD;
+	bool		tried = is_tried(note);
 
 	values[0] = Int32GetDatum(parked->subscription_id);
 	values[1] = Int64GetDatum(message->position);

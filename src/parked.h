@@ -24,6 +24,7 @@ typedef struct ParkedNote
 	ParkedState state;
 	TimestampTz due_at;			/* of retry, delayed */
 	const char *error;			/* or NULL */
+	bool		uncounted;		/* a retry that was not an attempt */
 } ParkedNote;
 
 /* Messages of one slice; see parked.c for what is kept in memory. */
@@ -39,7 +40,8 @@ typedef struct Parked
 
 extern Parked *parked_load(int subscription_id, int slice);
 extern bool parked_blocks(const Parked *parked, const char *key);
-extern int	parked_due(Parked *parked, TimestampTz now, Message *messages, int max);
+extern int	parked_due(Parked *parked, TimestampTz now, Message *messages, int max,
+					   Size max_bytes);
 extern void parked_insert(Parked *parked, const Message *message, const ParkedNote *note);
 extern void parked_update(Parked *parked, const Message *message, const ParkedNote *note,
 						  TimestampTz now);

@@ -60,7 +60,7 @@ put_time(Datum *values, bool *nulls, int column, TimestampTz at)
 }
 
 static void
-put_row(ReturnSetInfo *result, const DeliverySlot *slot, int64 last_number)
+put_row(ReturnSetInfo *result, const DeliverySlot *slot, int64 number)
 {
 	Datum		values[COLUMNS] = {0};
 	bool		nulls[COLUMNS] = {false};
@@ -77,7 +77,7 @@ put_row(ReturnSetInfo *result, const DeliverySlot *slot, int64 last_number)
 	values[COLUMN_WINDOWS] = Int64GetDatum(slot->windows);
 	values[COLUMN_BACKLOG] = Int64GetDatum(slot->backlog);
 	values[COLUMN_LAG_MESSAGES] =
-		Int64GetDatum(slot->backlog + Max(last_number - slot->looked_number, 0));
+		Int64GetDatum(slot->backlog + Max(number - slot->looked_number, 0));
 	nulls[COLUMN_LAG_MESSAGES] = slot->looked_number == 0;
 	put_time(values, nulls, COLUMN_BEHIND_SINCE, slot->behind_since);
 	values[COLUMN_POSITION] = Int64GetDatum(slot->position);
@@ -91,15 +91,32 @@ put_row(ReturnSetInfo *result, const DeliverySlot *slot, int64 last_number)
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
+/* The caller need not have a right to the sequence. */
+static int64
+last_number(void)
+{
+	Oid			user;
+	int			security_context;
+	int64		number;
+
+	if (RecoveryInProgress())
+		return 0;
+	GetUserIdAndSecContext(&user, &security_context);
+	SetUserIdAndSecContext(catalog_owner(), security_context | SECURITY_LOCAL_USERID_CHANGE);
+	number = event_last_id();
+	SetUserIdAndSecContext(user, security_context);
+	return number;
+}
+
 Datum
 inventory_stat_deliveries(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	int64		last_number;
+	int64		number;
 
 	inventory_check_loaded();
 	InitMaterializedSRF(fcinfo, 0);
-	last_number = RecoveryInProgress() ? 0 : event_last_id();
+	number = last_number();
 	for (int i = 0; i < delivery_max; i++)
 	{
 		DeliverySlot slot;
@@ -108,7 +125,7 @@ inventory_stat_deliveries(PG_FUNCTION_ARGS)
 		slot = delivery_slots[i];
 		deliveries_unlock();
 		if (slot.database == MyDatabaseId)
-			put_row(result, &slot, last_number);
+			put_row(result, &slot, number);
 	}
 	return (Datum) 0;
 }

@@ -70,7 +70,7 @@ message_type(void)
 
 /* An error unless it can be called like a handler; its name with the schema. */
 static char *
-handler_name(Oid function, const char *given)
+handler_name(Oid function, const char *given, Oid *function_owner)
 {
 	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
 	Form_pg_proc row;
@@ -86,13 +86,14 @@ handler_name(Oid function, const char *given)
 				 errdetail("It must be a function, and not return a set.")));
 	name = quote_qualified_identifier(get_namespace_name(row->pronamespace),
 									  NameStr(row->proname));
+	*function_owner = row->proowner;
 	ReleaseSysCache(tuple);
 	return name;
 }
 
-/* Checks the handler; its name as it is kept. */
+/* Checks the handler; its name as it is kept, and whose it is. */
 static char *
-check_handler(const char *given, Oid owner)
+check_handler(const char *given, Oid owner, Oid *function_owner)
 {
 	List	   *names = compat_string_to_name_list(given);
 	Oid			type = message_type();
@@ -109,7 +110,7 @@ check_handler(const char *given, Oid owner)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("there is no function %s(inventory.message)", given)));
-	name = handler_name(function, given);
+	name = handler_name(function, given, function_owner);
 	if (compat_function_aclcheck(function, owner) != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -118,7 +119,8 @@ check_handler(const char *given, Oid owner)
 	return name;
 }
 
-static void
+/* Checks the server; whose it is. */
+static Oid
 check_server(const char *sink, Oid owner, Jsonb *options)
 {
 	Oid			server = get_foreign_server_oid(sink, true);
@@ -129,6 +131,16 @@ check_server(const char *sink, Oid owner, Jsonb *options)
 				 errmsg("there is no sink \"%s\"", sink),
 				 errhint("A sink is function, notify, or a foreign server of inventory_http, inventory_rabbitmq, inventory_redis or inventory_kafka.")));
 	endpoint_check(server, owner, options);
+	return GetForeignServer(server)->owner;
+}
+
+static Jsonb *
+set_sink_owner(Jsonb *options, Oid sink_owner)
+{
+	JsonbValue	value = {.type = jbvNumeric};
+
+	value.val.numeric = int64_to_numeric(sink_owner);
+	return subscription_option_set(options, "sink_owner", &value);
 }
 
 pg_noreturn static void
@@ -144,6 +156,7 @@ static Jsonb *
 check_sink(SinkKind kind, const char *sink, Jsonb *options, Oid owner)
 {
 	JsonbValue	handler = {.type = jbvString};
+	Oid			sink_owner;
 	char	   *name;
 
 	switch (kind)
@@ -152,9 +165,10 @@ check_sink(SinkKind kind, const char *sink, Jsonb *options, Oid owner)
 			name = subscription_option_text(options, "handler");
 			if (name == NULL)
 				refuse_missing(sink, "handler");
-			handler.val.string.val = check_handler(name, owner);
+			handler.val.string.val = check_handler(name, owner, &sink_owner);
 			handler.val.string.len = strlen(handler.val.string.val);
-			return subscription_option_set(options, "handler", &handler);
+			return set_sink_owner(subscription_option_set(options, "handler", &handler),
+								  sink_owner);
 		case SINK_KIND_NOTIFY:
 			if (subscription_option_text(options, "channel") == NULL)
 				refuse_missing(sink, "channel");
@@ -162,8 +176,7 @@ check_sink(SinkKind kind, const char *sink, Jsonb *options, Oid owner)
 		case SINK_KIND_COMMAND:
 			return options;
 		case SINK_KIND_SERVER:
-			check_server(sink, owner, options);
-			return options;
+			return set_sink_owner(options, check_server(sink, owner, options));
 	}
 	return options;
 }
@@ -509,6 +522,22 @@ subscription_changed(const Subscription *subscription, const char *state)
 }
 
 static void
+set_options(const Subscription *subscription, Jsonb *options)
+{
+	static Statement statement = {
+		"UPDATE inventory.subscription s SET options = $2 WHERE s.subscription_id = $1",
+		2, {INT4OID, JSONBOID}
+	};
+	Datum		values[2];
+
+	values[0] = Int32GetDatum(subscription->subscription_id);
+	values[1] = JsonbPGetDatum(options);
+	query_begin();
+	query_run(&statement, values, NULL);
+	query_end();
+}
+
+static void
 refuse_finished(const Subscription *subscription)
 {
 	if (subscription->finished)
@@ -562,13 +591,9 @@ inventory_resume(PG_FUNCTION_ARGS)
 	refuse_finished(subscription);
 	if (subscription->active)
 		PG_RETURN_VOID();
-	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(subscription->owner)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("the owner of subscription \"%s\" does not exist any more",
-						subscription->name)));
-	(void) check_sink(subscription->kind, subscription->sink, subscription->options,
-					  subscription->owner);
+	subscription_check_right(subscription);
+	set_options(subscription, check_sink(subscription->kind, subscription->sink,
+										 subscription->options, subscription->owner));
 	subscription_changed(subscription, "active");
 	PG_RETURN_VOID();
 }

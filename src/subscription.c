@@ -16,15 +16,23 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
+#include "miscadmin.h"
+#include "nodes/value.h"
+#include "parser/parse_func.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "catalog.h"
+#include "compat.h"
 #include "delivery_slot.h"
 #include "lock.h"
 #include "query.h"
@@ -163,6 +171,42 @@ subscription_generation(int subscription_id)
 	UnregisterSnapshot(snapshot);
 	table_close(relation, AccessShareLock);
 	return generation;
+}
+
+/* ---- Rights ---- */
+
+void
+subscription_check_right(const Subscription *subscription)
+{
+	Oid			function = LookupFuncName(list_make2(makeString("inventory"), makeString("subscribe")),
+										  -1, NULL, true);
+
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(subscription->owner)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the owner of subscription \"%s\" does not exist any more",
+						subscription->name)));
+	if (OidIsValid(function) &&
+		compat_function_aclcheck(function, subscription->owner) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role \"%s\", the owner of subscription \"%s\", may not subscribe any more",
+						GetUserNameFromId(subscription->owner, false), subscription->name)));
+}
+
+/*
+ * Handlers and servers are found by name, so that they can be made anew.  Not by
+ * anybody: the messages would go to him, and the handler run as the owner of the
+ * subscription.
+ */
+void
+subscription_check_sink_owner(Oid then, Oid now, const char *sink)
+{
+	if (OidIsValid(then) && now != then)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("%s belongs to another role than when it was subscribed", sink),
+				 errhint("If it may have the messages, pause() and resume() the subscription.")));
 }
 
 /* ---- Changes ---- */

@@ -47,6 +47,7 @@ typedef struct Subscription
 	int64		linger;
 	int			park_limit;
 	bool		replayed;
+	Oid			sink_owner;		/* who owned the handler or the server; or invalid */
 	Jsonb	   *options;		/* all of them, those of the sink too */
 } Subscription;
 
@@ -61,6 +62,12 @@ extern List *subscription_all(void);
 
 /* Raises an error unless the current user may manage it. */
 extern void subscription_check_owner(const Subscription *subscription);
+
+/* Raises an error unless its owner may still subscribe. */
+extern void subscription_check_right(const Subscription *subscription);
+
+/* Raises an error if the handler or the server is somebody else's now. */
+extern void subscription_check_sink_owner(Oid then, Oid now, const char *sink);
 
 /* Its generation as the latest snapshot sees it; -1 if it is gone.  Cheap. */
 extern int64 subscription_generation(int subscription_id);

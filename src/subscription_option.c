@@ -58,7 +58,7 @@ static const OptionRule rules[] = {
 	{"max_attempts", OPTION_INTEGER, OF_ALL, 1, 1000000, "10", FIELD(max_attempts)},
 	{"backoff", OPTION_DURATION, OF_ALL, 1, DAY_MS, "1 second", FIELD(backoff)},
 	{"backoff_cap", OPTION_DURATION, OF_ALL, 1, 30 * DAY_MS, "1 hour", FIELD(backoff_cap)},
-	{"timeout", OPTION_DURATION, OF_ALL, 1, DAY_MS, "30 seconds", FIELD(timeout)},
+	{"timeout", OPTION_DURATION, OF(SINK_KIND_FUNCTION) | OF(SINK_KIND_COMMAND), 1, DAY_MS, "30 seconds", FIELD(timeout)},
 	{"linger", OPTION_DURATION, OF_ALL, 0, MINUTE_MS, "20 ms", FIELD(linger)},
 	{"park_limit", OPTION_INTEGER, OF_ALL, 1, 10000000, "10000", FIELD(park_limit)},
 };
@@ -247,7 +247,7 @@ check_names(SinkKind kind, Jsonb *given)
 		if (token != WJB_KEY)
 			continue;
 		name = pnstrdup(value.val.string.val, value.val.string.len);
-		if (strcmp(name, "replayed") == 0 ||
+		if (strcmp(name, "replayed") == 0 || strcmp(name, "sink_owner") == 0 ||
 			(kind != SINK_KIND_SERVER && find_rule(name) == NULL))
 			ereport(ERROR,
 					(errcode(ERRCODE_IV_INVALID_SUBSCRIPTION),
@@ -339,6 +339,7 @@ void
 subscription_options_read(Jsonb *options, Subscription *subscription)
 {
 	char	   *replayed = subscription_option_text(options, "replayed");
+	char	   *sink_owner = subscription_option_text(options, "sink_owner");
 
 	for (int i = 0; i < lengthof(rules); i++)
 	{
@@ -358,5 +359,6 @@ subscription_options_read(Jsonb *options, Subscription *subscription)
 			*(int64 *) field = read_duration(rule, value);
 	}
 	subscription->replayed = replayed && strcmp(replayed, "true") == 0;
+	subscription->sink_owner = sink_owner ? (Oid) strtoul(sink_owner, NULL, 10) : InvalidOid;
 	subscription->options = options;
 }

@@ -2400,9 +2400,19 @@ CREATE INDEX parked_message_command_idx ON inventory.parked_message (number)
 
 COMMENT ON INDEX inventory.parked_message_command_idx IS 'Query: a parked command by its number (command_result, cancel).';
 
+-- Transactions are compared as signed numbers, so those of restored messages, from
+-- 2^63 on, are before all others; see restore.sql.
+CREATE FUNCTION inventory.first_after(boundary pg_snapshot) RETURNS xid8
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	RETURN CASE WHEN pg_snapshot_xmin(boundary) < '9223372036854775808'::xid8 THEN pg_snapshot_xmin(boundary) ELSE '0'::xid8 END;
+
+REVOKE ALL ON FUNCTION inventory.first_after(pg_snapshot) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.first_after(pg_snapshot) IS 'The engine''s own: transactions before this one need not be looked for beyond a cursor; 0 if there is no cursor.';
+
 CREATE VIEW inventory.pending_command WITH (security_barrier) AS
 WITH waiting AS (
-	SELECT p.number AS message_id, p.key, p.payload, p.created_at, p.state, p.attempts, p.due_at, p.last_error
+	SELECT DISTINCT ON (p.number) p.number AS message_id, p.key, p.payload, p.created_at, p.state, p.attempts, p.due_at, p.last_error
 	FROM inventory.parked_message p
 	JOIN inventory.subscription s USING (subscription_id)
 	WHERE s.name = 'inventory.commands' AND p.state IN ('retry', 'delayed', 'deferred')
@@ -2415,10 +2425,10 @@ WITH waiting AS (
 	-- A snapshot from before the journal was emptied finds no cursor, but the results.
 	LEFT JOIN LATERAL (SELECT k.after, k.upto, k.last_number FROM inventory.delivery_cursor k
 		WHERE k.subscription_id = s.subscription_id ORDER BY k.cursor_no DESC LIMIT 1) c ON true
-	JOIN inventory.outbox o ON o.xid >= coalesce(pg_snapshot_xmin(c.after), '0')
+	JOIN inventory.outbox o ON o.xid >= inventory.first_after(c.after)
 	WHERE s.name = 'inventory.commands' AND o.topic ^@ 'inventory.command.' AND o.topic NOT IN ('inventory.command.dead', 'inventory.command.cancelled')
-		AND pg_visible_in_snapshot(o.xid, c.after) IS NOT TRUE
-		AND (c.upto IS NULL OR o.message_id > c.last_number OR NOT pg_visible_in_snapshot(o.xid, c.upto))
+		AND inventory.included(o.xid, c.after) IS NOT TRUE
+		AND (c.upto IS NULL OR o.message_id > c.last_number OR NOT inventory.included(o.xid, c.upto))
 		AND NOT EXISTS (SELECT FROM inventory.parked_message p
 			WHERE p.subscription_id = s.subscription_id AND p.number = o.message_id)
 )
@@ -2568,11 +2578,12 @@ AS $$
 	SELECT c.command, c.key,
 		coalesce((SELECT p.payload FROM inventory.parked_message p JOIN inventory.subscription s USING (subscription_id)
 			WHERE s.name = 'inventory.commands' AND p.number = c.message_id
-				AND p.topic >= 'inventory.command.' AND p.topic < 'inventory.command/'),
+				AND p.topic >= 'inventory.command.' AND p.topic < 'inventory.command/'
+			LIMIT 1),
 			(SELECT o.payload FROM inventory.outbox o
 			WHERE o.message_id = c.message_id AND c.state = 'pending'
-				AND o.xid >= coalesce((SELECT pg_snapshot_xmin(k.after) FROM inventory.delivery_cursor k JOIN inventory.subscription s USING (subscription_id)
-					WHERE s.name = 'inventory.commands' ORDER BY k.cursor_no DESC LIMIT 1), '0'))),
+				AND o.xid >= inventory.first_after((SELECT k.after FROM inventory.delivery_cursor k JOIN inventory.subscription s USING (subscription_id)
+					WHERE s.name = 'inventory.commands' ORDER BY k.cursor_no DESC LIMIT 1)))),
 		c.submitted_by, c.submitted_at, c.state, c.attempts
 	FROM inventory.command c WHERE c.message_id = command_find.message_id
 $$;
@@ -2641,6 +2652,10 @@ BEGIN
 	WITH gone AS (
 		DELETE FROM inventory.command_result r
 		WHERE r.ctid >= first AND r.ctid < until AND r.finished_at < before AND r.saga_id IS NULL
+				-- While its message is still to be delivered, it must not be executed again.
+				AND NOT EXISTS (SELECT FROM inventory.parked_message p
+					WHERE p.number = r.message_id AND p.topic >= 'inventory.command.' AND p.topic < 'inventory.command/'
+						AND p.state IN ('retry', 'delayed', 'deferred'))
 			OR r.message_id IN (SELECT s.message_id FROM inventory.saga_step s WHERE s.saga_id = ANY (sagas))
 		RETURNING r.message_id)
 	SELECT array_agg(g.message_id) INTO removed FROM gone g;
@@ -3747,7 +3762,7 @@ BEGIN
 				'tail_reserved', 'tail_committed', 'tail_event_count', 'version',
 				'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'stat_progresses',
 				'stat_workers', 'levels', 'cursors', 'may_read', 'topic_matches', 'unread_by', 'stat_deliveries',
-				'may_see_command', 'command_role'])
+				'may_see_command', 'command_role', 'included', 'first_after'])
 			OR rank >= 2 AND p.proname = ANY (ARRAY['receive', 'issue', 'adjust', 'set_on_hand',
 				'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship',
 				'release', 'extend', 'release_owner', 'expire_due', 'publish',

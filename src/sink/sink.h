@@ -34,6 +34,7 @@ typedef enum SinkVerdict
 	SINK_FAIL_MESSAGE,			/* this message can never be taken */
 	SINK_RETRY_SINK,			/* the sink is down; says nothing of the message */
 	SINK_FATAL,					/* wrong configuration or credentials */
+	SINK_DOUBT,					/* the sink is down, or it is this message's fault */
 } SinkVerdict;
 
 typedef struct SinkOption

@@ -33,11 +33,11 @@ SELECT ok(NOT has_schema_privilege('public', 'inventory', 'USAGE') AND NOT has_s
 -- How functions run
 
 SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND NOT p.prosecdef$$,
-	ARRAY['available_of', 'grant_access', 'event_applied', 'available', 'on_hand', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'included', 'included_until', 'xid_ranges', 'progress_row', 'archive', 'publish', 'submit', 'saga', 'cancel', 'command_result', 'may_see_command', 'http_validator', 'rabbitmq_validator', 'redis_validator', 'kafka_validator',
+	ARRAY['available_of', 'grant_access', 'event_applied', 'available', 'on_hand', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'included', 'included_until', 'xid_ranges', 'progress_row', 'archive', 'publish', 'submit', 'saga', 'cancel', 'command_result', 'may_see_command', 'stat_deliveries', 'first_after', 'http_validator', 'rabbitmq_validator', 'redis_validator', 'kafka_validator',
 		'subscribe', 'unsubscribe', 'pause', 'resume', 'seek', 'skip', 'redrive', 'discard', 'replay', 'deliver', 'may_read', 'topic_matches', 'cursors'], 'every function is SECURITY DEFINER, but those that ask who the caller is, the definition of available, grant_access(), and those in C that act as the owner only where they run SQL, what is inlined, and archive(), which commits');
 SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace
 		AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)$$,
-	ARRAY['available_of', 'event_applied', 'available', 'on_hand', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'included', 'included_until', 'xid_ranges', 'progress_row', 'archive', 'publish'], 'every function has its search_path pinned, but those in C that look no name up, those whose names were bound when they were created, and archive(), which commits');
+	ARRAY['available_of', 'event_applied', 'available', 'on_hand', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'included', 'included_until', 'xid_ranges', 'progress_row', 'archive', 'publish', 'first_after'], 'every function has its search_path pinned, but those in C that look no name up, those whose names were bound when they were created, and archive(), which commits');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND p.proname IN
 		('receive', 'issue', 'adjust', 'set_on_hand', 'transfer', 'reverse', 'post', 'reserve', 'try_reserve', 'confirm', 'ship', 'release', 'extend', 'release_owner', 'expire_due')
 		AND (p.provolatile <> 'v' OR p.proparallel <> 'u')$$, 'every function that changes anything is VOLATILE and PARALLEL UNSAFE');
@@ -185,10 +185,10 @@ SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'in
 	ARRAY['set_test_clock', 'grant_access', 'post_restore'],
 	'a manager executes every function but the test clock, grant_access(), post_restore(), the triggers, and what is the engine''s own');
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND has_function_privilege('inventory_pgtap_manager', p.oid, 'EXECUTE')
-		AND obj_description(p.oid, 'pg_proc') LIKE 'The engine''s own: %' AND p.proname NOT IN ('check_kept', 'may_read')$$,
+		AND obj_description(p.oid, 'pg_proc') LIKE 'The engine''s own: %' AND p.proname NOT IN ('check_kept', 'may_read', 'included', 'first_after')$$,
 	'and nothing of that, but what a view calls');
 SELECT bag_eq($$SELECT p.proname::text FROM pg_proc p WHERE p.pronamespace = 'inventory'::regnamespace AND has_function_privilege('inventory_pgtap_reader', p.oid, 'EXECUTE')$$,
-	ARRAY['available', 'on_hand', 'history', 'stock_at', 'position', 'item_at', 'stock_items', 'check_kept', 'available_of', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'version', 'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'stat_progresses', 'stat_workers', 'levels', 'cursors', 'may_read', 'topic_matches', 'unread_by', 'stat_deliveries', 'command_role', 'may_see_command'],
+	ARRAY['available', 'on_hand', 'history', 'stock_at', 'position', 'item_at', 'stock_items', 'check_kept', 'available_of', 'tail_on_hand', 'tail_reserved', 'tail_committed', 'tail_event_count', 'version', 'clock_time', 'transaction_time', 'stat_operations', 'stat_levels', 'stat_progresses', 'stat_workers', 'levels', 'cursors', 'may_read', 'topic_matches', 'unread_by', 'stat_deliveries', 'command_role', 'may_see_command', 'included', 'first_after'],
 	'a reader executes what reads');
 
 CREATE TEMP TABLE planted (xid xid8);

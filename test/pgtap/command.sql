@@ -342,11 +342,56 @@ SET ROLE inventory_pgtap_other;
 SELECT is((SELECT count(*) FROM inventory.saga), 0::bigint, 'nobody sees the sagas of others');
 RESET ROLE;
 
+-- ---- Times are those of who hands in ----
+
+SET datestyle = 'ISO, DMY';
+SET timezone = 'Asia/Tokyo';
+SELECT inventory.saga('[{"command": "receive", "arguments": {"sku": "A", "location": "L", "quantity": 1, "effective_at": "03/02/2031 01:00"}, "not_before": "13/04/2031 09:00", "deadline": "14/04/2031 09:00",
+	"compensate_with": {"command": "issue", "arguments": {"sku": "A", "location": "L", "quantity": 1, "effective_at": "04/02/2031 01:00"}}}]') AS saga \gset
+SELECT inventory.submit('receive', '{"sku": "A", "location": "L", "quantity": 1, "effective_at": "03/02/2031 01:00"}',
+	compensate_with => '{"command": "receive", "arguments": {"sku": "A", "location": "L", "quantity": 1, "effective_at": "05/02/2031 01:00"}}') AS m \gset
+SELECT results_eq($$SELECT payload #>> '{arguments,effective_at}', payload #>> '{compensate_with,arguments,effective_at}', payload ->> 'not_before', payload ->> 'deadline' FROM inventory.outbox WHERE topic = 'inventory.command.receive' ORDER BY message_id DESC LIMIT 2$$,
+	$$VALUES ('2031-02-03T01:00:00+09:00', '2031-02-05T01:00:00+09:00', NULL, NULL), ('2031-02-03T01:00:00+09:00', NULL, '2031-04-13T09:00:00+09:00', '2031-04-14T09:00:00+09:00')$$, 'times are kept as the session means them');
+SELECT is((SELECT commands #>> '{0,compensate_with,arguments,effective_at}' FROM inventory.saga_run WHERE saga_id = :saga), '2031-02-04T01:00:00+09:00', 'those of a compensation, too');
+SET datestyle = 'ISO, MDY';
+SET timezone = 'UTC';
+SELECT lives_ok('SELECT * FROM inventory.pending_command', 'and are read with other settings');
+SELECT is(inventory.deliver('inventory.commands'), 2::bigint, 'and executed');
+SELECT is((SELECT effective_at FROM inventory.event ORDER BY event_id DESC LIMIT 1), '2031-02-02 16:00:00+00'::timestamptz, 'with these times');
+SELECT throws_ok($$SELECT inventory.saga('[{"command": "receive", "arguments": {"sku": "A", "location": "L", "quantity": 1}, "deadline": 20310101}]')$$, 'IV015', NULL, 'a time is a string');
+SELECT public.later('4 days') IS NULL AS done \gset
+SELECT inventory.deliver('inventory.commands') AS n \gset
+
+-- ---- What follows a dead command cannot be handed in ----
+
+SELECT throws_ok(format('SELECT inventory.submit(%L, %L, compensate_with => %L)', 'receive', '{"sku": "A", "location": "L", "quantity": 1}',
+	'{"command": "receive", "arguments": {"sku": "A", "location": "L", "quantity": 1, "metadata": {"a": ' || repeat('[', 3000) || repeat(']', 3000) || '}}}'), '54001', NULL, 'a compensation that cannot be handed in later is refused');
+CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not today'; END $$;
+CREATE TRIGGER refuse BEFORE INSERT ON inventory.saga_step FOR EACH ROW WHEN (NEW.compensation) EXECUTE FUNCTION public.refuse();
+SELECT inventory.saga('[{"command": "receive", "arguments": {"sku": "A", "location": "L", "quantity": 1}, "compensate_with": {"command": "issue", "arguments": {"sku": "A", "location": "L", "quantity": 1}}},
+	{"command": "receive", "arguments": {"sku": "no such", "location": "L", "quantity": 1}}]') AS saga \gset
+SELECT inventory.submit('receive', '{"sku": "A", "location": "L", "quantity": 1}') AS m \gset
+SELECT cmp_ok(inventory.deliver('inventory.commands'), '>=', 2::bigint, 'commands are executed');
+SELECT inventory.deliver('inventory.commands') AS n \gset
+SELECT is(public.state(:m), 'done', 'those behind a dead one whose compensation cannot be handed in, too');
+SELECT row_eq(format('SELECT state, error FROM inventory.saga WHERE saga_id = %s', :saga), ROW('failed'::text, 'command 2: unknown SKU "no such"; and what is to follow cannot be handed in: not today'::text), 'and the saga has failed');
+DROP TRIGGER refuse ON inventory.saga_step;
+
+-- ---- Cursors that are before all transactions ----
+
+SELECT inventory.submit('receive', '{"sku": "A", "location": "L", "quantity": 1}') AS m \gset
+SELECT inventory.pause('inventory.commands') IS NULL, inventory.seek('inventory.commands', 'earliest') IS NULL AS done \gset
+SELECT is(public.state(:m), 'pending', 'after seek() to the beginning a command is still pending');
+SELECT is((SELECT count(*) FROM inventory.pending_command), 1::bigint, 'and no other is');
+SELECT inventory.resume('inventory.commands') IS NULL AS done \gset
+SELECT is(inventory.retry_pending('0'), 1::bigint, 'and can be retried');
+SELECT is(public.state(:m), 'done', 'which executes it');
+
 -- ---- Once ----
 
 SELECT count(*) AS events FROM inventory.event \gset
 SELECT inventory.seek('inventory.commands', 'earliest') IS NULL AS done \gset
-SELECT inventory.deliver('inventory.commands') > 20 AS done \gset
+SELECT cmp_ok(inventory.deliver('inventory.commands'), '>', 20::bigint, 'commands come again');
 SELECT is((SELECT count(*) FROM inventory.event), :events::bigint, 'commands that are delivered again are not executed again');
 SELECT is((SELECT count(*) FROM inventory.parked_message WHERE state <> 'dead'), 0::bigint, 'and nothing is parked');
 
@@ -361,8 +406,23 @@ SELECT is((SELECT array_agg(message_id) FROM inventory.command_result), ARRAY[:m
 SELECT is((SELECT count(*) FROM inventory.saga_run) + (SELECT count(*) FROM inventory.saga_step) + (SELECT count(*) FROM inventory.parked_message), 0::bigint, 'sagas and dead letters go with them');
 SELECT count(*) AS events FROM inventory.event \gset
 SELECT inventory.seek('inventory.commands', 'earliest') IS NULL AS done \gset
-SELECT inventory.deliver('inventory.commands') > 20 AS done \gset
+SELECT cmp_ok(inventory.deliver('inventory.commands'), '>', 20::bigint, 'commands come again');
 SELECT is((SELECT count(*) FROM inventory.event), :events::bigint, 'and then what is delivered again is not executed either');
+SELECT cmp_ok((SELECT count(*) FROM inventory.command_result WHERE state = 'dead' AND sqlstate = 'IV031'), '>', 20::bigint, 'but dead');
+SELECT is((SELECT count(*) FROM inventory.outbox WHERE payload ? 'compensates' AND created_at = inventory.clock_time()), 0::bigint, 'nothing is compensated for that');
+
+-- What waits to be delivered is not forgotten.
+SELECT inventory.submit('issue', '{"sku": "A", "location": "L", "quantity": 1000000}', key => 'wait') AS waiting \gset
+SELECT inventory.deliver('inventory.commands') AS n \gset
+SELECT is(inventory.cancel(:waiting), true, 'a parked command is cancelled');
+SELECT public.later('31 days') IS NULL AS done \gset
+SELECT done > 0 AS done FROM inventory.maintain() WHERE task = 'commands removed' \gset
+SELECT is(public.state(:waiting), 'cancelled', 'its result stays while it is parked');
+SELECT inventory.receive('A', 'L', 1000000) AS received \gset
+SELECT inventory.deliver('inventory.commands') AS n \gset
+SELECT is(public.on_hand('A') >= 1000000, true, 'so it is not executed then');
+SELECT is((SELECT count(*) FROM inventory.parked_message p WHERE number = :waiting), 0::bigint, 'it is parked no more');
+
 
 SELECT * FROM finish();
 \c :home

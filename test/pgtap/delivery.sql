@@ -260,6 +260,64 @@ SELECT is((SELECT who FROM dl.waiting), 'dl_owner', 'it has run, and as nobody e
 COMMIT;
 RESET ROLE;
 
+-- Nor as whoever owns a function that delivers.
+CREATE FUNCTION dl.deliver() RETURNS bigint LANGUAGE sql SECURITY DEFINER AS $$ SELECT inventory.deliver('dl-actor') $$;
+SELECT throws_ok('SELECT dl.deliver()', '0A000', 'deliver() with a handler cannot be called by a SECURITY DEFINER function', 'a function with other rights cannot deliver to a handler');
+GRANT EXECUTE ON FUNCTION inventory.retry_pending(interval) TO dl_owner;
+SELECT inventory.submit('issue', '{"sku": "dl-A", "location": "dl-L", "quantity": 999}') AS command \gset
+TRUNCATE dl.waiting;
+SET ROLE dl_owner;
+BEGIN;
+INSERT INTO dl.waiting VALUES ('nobody');
+SELECT cmp_ok(inventory.retry_pending('0'), '>', 0::bigint, 'retry_pending() can, to commands');
+SELECT is((SELECT who FROM dl.waiting), 'nobody', 'and the caller''s trigger still waits');
+COMMIT;
+RESET ROLE;
+SELECT is((SELECT who FROM dl.waiting), 'dl_owner', 'it has run as the caller');
+SELECT inventory.cancel(:command) AS cancelled;
+
+-- A session that is cancelled blames no message.
+CREATE FUNCTION dl.sleep(message inventory.message) RETURNS void LANGUAGE sql AS $$ SELECT pg_sleep((message.payload->>'sleep')::float8) $$;
+SELECT inventory.subscribe('dl-sleep', '{dl.sleep}', 'function', '{"handler": "dl.sleep"}') > 0 AS subscribed;
+SELECT inventory.publish('dl.sleep', 's' || n, jsonb_build_object('sleep', CASE n WHEN 4 THEN 3 ELSE 0 END)) > 0 AS published FROM generate_series(1, 5) n;
+SET statement_timeout = '300ms';
+SELECT throws_ok($$SELECT inventory.deliver('dl-sleep')$$, '57014', NULL, 'statement_timeout ends deliver()');
+RESET statement_timeout;
+SELECT is((SELECT count(*) FROM inventory.parked_message WHERE topic = 'dl.sleep'), 0::bigint, 'no message is parked for it');
+SELECT is(inventory.deliver('dl-sleep'), 5::bigint, 'and all are delivered when there is time');
+
+-- Those behind one that failed do not make others wait.
+SELECT inventory.subscribe('dl-turn', '{dl.turn}', 'function', '{"handler": "dl.handle", "batch": 1}') > 0 AS subscribed;
+SELECT inventory.publish('dl.turn', 'a', jsonb_build_object('n', n) || CASE n WHEN 1 THEN '{"fail": 1}' ELSE '{}' END::jsonb) > 0 AS published FROM generate_series(1, 5) n;
+SELECT inventory.deliver('dl-turn') AS first \gset
+DO $$ BEGIN PERFORM inventory.set_test_clock(inventory.clock_time() + '1 hour'); END $$;
+DELETE FROM dl.got;
+SELECT inventory.publish('dl.turn', 'b', jsonb_build_object('n', n)) > 0 AS published FROM generate_series(1, 5) n;
+SELECT is(inventory.deliver('dl-turn'), 10::bigint, 'parked messages and new ones are delivered');
+SELECT is(dl.keys('dl-turn'), 'a1 b1 a2 b2 a3 b3 a4 b4 a5 b5', 'in turn');
+
+-- What somebody else makes under the handler's name is not run.
+CREATE FUNCTION dl.mine(message inventory.message) RETURNS void LANGUAGE sql AS $$ SELECT NULL $$;
+SELECT inventory.subscribe('dl-mine', '{dl.mine}', 'function', '{"handler": "dl.mine"}') > 0 AS subscribed;
+SELECT inventory.publish('dl.mine', 'm', '{}') > 0 AS published;
+DROP FUNCTION dl.mine(inventory.message);
+GRANT CREATE ON SCHEMA dl TO dl_owner;
+SET ROLE dl_owner;
+CREATE FUNCTION dl.mine(message inventory.message) RETURNS void LANGUAGE sql AS $$ INSERT INTO dl.waiting VALUES (current_user) $$;
+RESET ROLE;
+SELECT throws_ok($$SELECT inventory.deliver('dl-mine')$$, '42501', 'function dl.mine(inventory.message) belongs to another role than when it was subscribed', 'a handler that somebody else has made anew is not run');
+SELECT inventory.pause('dl-mine') IS NULL, inventory.resume('dl-mine') IS NULL AS done;
+SELECT is(inventory.deliver('dl-mine'), 1::bigint, 'until the subscription is paused and resumed');
+
+-- REINDEX CONCURRENTLY gives the indexes other numbers.
+SELECT inventory.receive('dl-A', 'dl-L', 1, request_id => 'before-reindex') > 0 AS received;
+REINDEX TABLE CONCURRENTLY inventory.request;
+REINDEX INDEX CONCURRENTLY inventory.subscription_pkey;
+REINDEX INDEX CONCURRENTLY inventory.outbox_0_xid_idx;
+SELECT lives_ok($$SELECT inventory.receive('dl-A', 'dl-L', 1, request_id => 'after-reindex')$$, 'a session goes on after REINDEX CONCURRENTLY of the requests');
+SELECT inventory.publish('dl.sleep', 's', '{"sleep": 0}') > 0 AS published;
+SELECT is(inventory.deliver('dl-sleep'), 1::bigint, 'and of the messages');
+
 -- A handler leaves no setting behind, and does not deliver.
 CREATE FUNCTION dl.meddle(message inventory.message) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -311,6 +369,10 @@ GRANT USAGE ON SCHEMA inventory TO dl_other;
 SELECT inventory.grant_access('dl_other', 'manager') IS NULL AS granted;
 SET ROLE dl_other;
 SELECT throws_ok($$SELECT inventory.deliver('dl-actor')$$, '42501', NULL, 'somebody else''s');
+RESET ROLE;
+REVOKE ALL ON FUNCTION inventory.subscribe(text, text[], text, jsonb) FROM dl_owner;
+SET ROLE dl_owner;
+SELECT throws_ok($$SELECT inventory.deliver('dl-actor')$$, '42501', 'role "dl_owner", the owner of subscription "dl-actor", may not subscribe any more', 'who may not subscribe any more has nothing delivered');
 RESET ROLE;
 
 SELECT * FROM finish();

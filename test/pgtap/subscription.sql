@@ -91,6 +91,10 @@ FROM (VALUES
 	('s', '{a}', 'function', pg_temp.handler('{"colour": "red"}')::text, 'IV025', 'there is no option "colour"', 'an unknown option is named'),
 	('s', '{a}', 'function', pg_temp.handler('{"replayed": true}')::text, 'IV025', 'there is no option "replayed"', 'nobody says that he replays'),
 	('s', '{a}', 'hook', '{"replayed": true}', 'IV025', 'there is no option "replayed"', 'not to a server either'),
+	('s', '{a}', 'function', pg_temp.handler('{"sink_owner": 10}')::text, 'IV025', 'there is no option "sink_owner"', 'nor whose the handler is'),
+	('s', '{a}', 'hook', '{"timeout": "1 second"}', 'IV025', 'this sink has no option "timeout"', 'a server has a timeout of its own'),
+	('inventory.commands', '{inventory.command.*}', 'function', pg_temp.handler()::text, 'IV025', 'the name of subscription "inventory.commands" is reserved', 'the name of the commands is reserved'),
+	('Inventory.mine', '{a}', 'notify', '{"channel": "c"}', 'IV025', 'the name of subscription "Inventory.mine" is reserved', 'and all that begin like it'),
 	('s', '{a}', 'hook', '{"colour": "red"}', NULL, NULL, 'an unknown option of a server is refused'),
 	('s', '{a}', 'hook', '{"batch": 0}', 'IV025', 'invalid "batch": "0"', 'options are checked for servers, too'),
 	('s', '{a}', 'hook', '{"workers": 2}', 'IV025', 'this sink has no option "workers"', 'a server has one worker')) x(name, topics, sink, options, state, message, why);
@@ -112,7 +116,7 @@ SELECT is_empty('SELECT * FROM inventory.delivery_cursor', 'not even a cursor');
 -- What is taken
 
 SELECT lives_ok($$SELECT inventory.subscribe('odd', '{a,b.*}', 'function', '{"handler": "app.\"Odd name\""}')$$, 'a subscription is made');
-SELECT is((SELECT options FROM inventory.subscription WHERE name = 'odd'), '{"handler": "app.\"Odd name\"", "start": "now", "batch": 500, "max_attempts": 10, "backoff": "1 second", "backoff_cap": "1 hour", "timeout": "30 seconds", "linger": "20 ms", "park_limit": 10000}'::jsonb, 'its options have their defaults');
+SELECT is((SELECT options FROM inventory.subscription WHERE name = 'odd'), '{"handler": "app.\"Odd name\"", "start": "now", "batch": 500, "max_attempts": 10, "backoff": "1 second", "backoff_cap": "1 hour", "timeout": "30 seconds", "linger": "20 ms", "park_limit": 10000, "sink_owner": 10}'::jsonb, 'its options have their defaults');
 SELECT row_eq($$SELECT owner, topics, sink, workers, state, generation FROM inventory.subscription WHERE name = 'odd'$$, ROW(current_user::regrole, '{a,b.*}'::text[], 'function'::text, 1, 'active'::text, 1::bigint), 'and the row says what was given');
 SELECT throws_ok($$SELECT inventory.subscribe('odd', '{a}', 'notify', '{"channel": "c"}')$$, '42710', 'there is a subscription "odd" already', 'not twice with the same name');
 SELECT lives_ok($$SELECT inventory.subscribe('sliced', '{#}', 'function', '{"handler": "app.handle", "workers": 3, "batch": 7, "max_attempts": 2, "backoff": "1 minute", "key_prefix": "A"}')$$, 'with three workers');
