@@ -157,6 +157,7 @@ CREATE FUNCTION trouble(m inventory.message) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	INSERT INTO public.done (subscription, key, value) VALUES (m.subscription, m.key, m.payload->>'value');
 	IF m.payload ? 'sleep' THEN PERFORM pg_sleep(60); END IF;
+	IF m.payload ? 'unlock' THEN PERFORM pg_advisory_unlock_all(); END IF;
 	IF m.payload ? 'kill' THEN COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID'; END IF;
 END $$;
 SELECT inventory.subscribe('trouble', '{trouble.#}', 'function', '{"handler": "public.trouble", "timeout": "300 ms", "backoff": "10 ms", "max_attempts": 2}');
@@ -183,6 +184,7 @@ SELECT inventory.publish('trouble.x', 'key ' || i % 5, jsonb_build_object('value
 	return;
 }
 in_the_way('{"sleep": 1}', qr/statement timeout/, 'a handler that takes too long');
+in_the_way('{"unlock": 1}', qr/released the locks/, 'a handler that lets others deliver');
 in_the_way('{"kill": 1}', qr/ended the process 3 times/, 'a message that kills the process');
 
 # ---- A handler that is not there ----

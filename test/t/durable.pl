@@ -100,6 +100,13 @@ SET synchronous_commit = local;
 SELECT inventory.publish('durable.standby', 'k', '{}')});
 	ok(waiting("backend_type = 'inventory delivery'"), "synchronous_commit = $level: what is sent waits for the standby");
 	is(received(), $before, 'and is not sent without it');
+	foreach my $end ('pg_cancel_backend', 'pg_terminate_backend')
+	{
+		$node->safe_psql('postgres', "SELECT $end(pid) FROM pg_stat_activity WHERE backend_type = 'inventory delivery'");
+		sleep 0.5;
+		ok(waiting("backend_type = 'inventory delivery'"), "after $end() a delivery process waits");
+		is(received(), $before, 'and still nothing is sent');
+	}
 	set(synchronous_standby_names => '');
 	becomes(sub { received() == $before + 1 }, 'and is, when it need not wait any more');
 	$canary->quit;

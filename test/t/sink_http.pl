@@ -40,7 +40,7 @@ SELECT inventory.grant_access('shop', 'manager'), inventory.grant_access('strang
 GRANT USAGE ON FOREIGN DATA WRAPPER inventory_http TO shop;
 CREATE SERVER hook FOREIGN DATA WRAPPER inventory_http OPTIONS (url '$url', timeout '1 s', max_in_flight '4');
 GRANT USAGE ON FOREIGN SERVER hook TO shop;
-CREATE USER MAPPING FOR shop SERVER hook OPTIONS (secret_file 'hook', user 'hook-user', password 'hook-password', "header.X-Key" 'hook-key');
+CREATE USER MAPPING FOR shop SERVER hook OPTIONS (url 'https://elsewhere.invalid/', secret_file 'hook', user 'hook-user', password 'hook-password', "header.X-Key" 'hook-key');
 INSERT INTO inventory.location (location) VALUES ('L');
 INSERT INTO inventory.sku (sku) SELECT 'sku-' || n FROM generate_series(0, 9) n;
 SQL
@@ -105,7 +105,7 @@ $node->safe_psql('postgres', "SET ROLE shop; $subscribe");
 # What comes
 
 my $event = receive(1);
-comes($event, 1, 'an event comes to the receiver');
+comes($event, 1, 'an event comes to the receiver, where the server says, not the mapping');
 my ($request) = about($event);
 is($request->{verified}, 1, 'signed with the secret in the file');
 is($request->{headers}{'ce-subscription'}, 'shop', 'with the name of the subscription');
@@ -157,6 +157,16 @@ cmp_ok($times[1] - $times[0], '>=', 0.9, 'not before Retry-After');
 $event = receive(5, { answer => [ 'stall', 200 ] });
 comes($event, 2, 'a request that gets no answer is made again');
 until_true("NOT EXISTS (SELECT FROM inventory.parked)", 'nothing is left parked');
+
+my $poison = receive(6, { answer => 500 });
+until_true("EXISTS (SELECT FROM inventory.parked WHERE payload ->> 'event_id' = '$poison' AND last_error = 'the answer was 500')", 'one that is answered 500, alone, is parked after some tries');
+$event = receive(7);
+comes($event, 1, 'and others go on');
+until_true("EXISTS (SELECT FROM inventory.parked WHERE payload ->> 'event_id' = '$poison' AND attempts >= 3)", 'its attempts are counted');
+$event = receive(7);
+comes($event, 1, 'and others still go on');
+$node->safe_psql('postgres', "SET ROLE shop; SELECT inventory.skip('shop', position), inventory.discard('shop') FROM inventory.parked WHERE payload ->> 'event_id' = '$poison'");
+until_true("NOT EXISTS (SELECT FROM inventory.parked)", 'nothing is left parked then');
 
 # A receiver that is stopped and comes back
 

@@ -82,6 +82,16 @@ call(q{SELECT inventory.unsubscribe('of-clerk')});
 becomes(q{SELECT count(*) FROM inventory.stat_deliveries() d WHERE NOT EXISTS (SELECT FROM inventory.subscription s WHERE s.subscription_id = d.subscription_id)}, '0',
 	'nothing of a removed subscription remains');
 
+# ---- What a reader sees ----
+
+call(q{SELECT inventory.subscribe('fails', '{private}', 'function', '{"handler": "public.fail"}')}) if call(q{
+CREATE FUNCTION fail(m inventory.message) RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'secret %', m.payload; END $$;
+CREATE ROLE reader; SELECT inventory.grant_access('reader', 'reader') IS NULL});
+call(q{ALTER FUNCTION fail(inventory.message) RENAME TO fail_away});
+becomes(q{SELECT count(*) FROM inventory.stat_deliveries() WHERE last_error LIKE '%fail%'}, '1', 'an error is shown to who owns the subscription');
+is(call("SET ROLE reader; SELECT count(*), count(last_error) FROM inventory.$_"), $_ eq 'stat_subscription' ? '3|0' : '4|0', "a reader sees none in $_") for 'stat_deliveries()', 'stat_delivery', 'stat_subscription';
+call(q{SELECT inventory.unsubscribe('fails'); DROP OWNED BY reader; DROP ROLE reader});
+
 # ---- The journal under a held snapshot ----
 
 call('TRUNCATE got');
