@@ -34,6 +34,7 @@ typedef enum SinkVerdict
 	SINK_FAIL_MESSAGE,			/* this message can never be taken */
 	SINK_RETRY_SINK,			/* the sink is down; says nothing of the message */
 	SINK_FATAL,					/* wrong configuration or credentials */
+	SINK_DOUBT,					/* the sink is down, or it is this message's fault */
 } SinkVerdict;
 
 typedef struct SinkOption
@@ -104,7 +105,8 @@ typedef struct SinkRoutine
 	 * Sends the messages, waits for their confirmations and sets each one's
 	 * verdict.  Returns SINK_OK, or what has happened to the sink as a whole
 	 * (SINK_RETRY_SINK, SINK_FATAL) with an error: messages that have been
-	 * confirmed before still have the verdict SINK_OK.
+	 * confirmed before still have the verdict SINK_OK.  SINK_DOUBT is of messages
+	 * only, and the sink's verdict is another than SINK_OK then.
 	 */
 	SinkVerdict (*send) (void *sink, SinkMessage *messages, int count, char *error);
 
