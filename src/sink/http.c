@@ -8,9 +8,9 @@
  * may come in in any order.
  *
  * An answer of 2xx takes the message; others are about the message (4xx), about
- * the sink (it cannot be reached; 429, 502, 503, 504), or leave it open: a
- * receiver that answers 500, hangs or breaks the connection may do so for this
- * message or for all.  What others get, tells: see settle_doubts().
+ * the sink (it cannot be reached; 429, 503), or leave it open: a receiver, or a
+ * proxy before it, that answers 500, hangs or breaks the connection may do so for
+ * this message or for all.  What others get, tells: see settle_doubts().
  *
  * Nothing of the environment counts (no proxy, no .netrc), no redirect is
  * followed, and a connection is made only to an address that is public or has
@@ -40,6 +40,8 @@
 
 #define SLICE_MS 100
 #define ANSWER_MAX_SIZE 65536
+/* libcurl has a megabyte for all that comes before the body. */
+#define HEADERS_MAX_SIZE (512 * 1024)
 #define RETRY_AFTER_MAX_S 3600
 #define DOUBTS_TO_STOP 2
 
@@ -89,6 +91,7 @@ struct HttpSink
 typedef struct Headers
 {
 	struct curl_slist *list;
+	size_t		size;
 	bool		failed;
 } Headers;
 
@@ -349,6 +352,7 @@ add_header(Headers *headers, const char *name, const char *value, bool cloud_eve
 			*end++ = *c;
 	}
 	*end = '\0';
+	headers->size += (size_t) (end - line) + 2;
 	list = curl_slist_append(headers->list, line);
 	free(line);
 	if (list == NULL)
@@ -545,8 +549,9 @@ set_connection(const HttpSink *sink, Transfer *transfer)
 	return set;
 }
 
+/* False with the message's verdict if it can never be sent. */
 static bool
-set_request(const HttpSink *sink, Transfer *transfer, const SinkMessage *message)
+set_request(const HttpSink *sink, Transfer *transfer, SinkMessage *message)
 {
 	const char *body = sink->structured ? message->structured : message->data;
 	size_t		length = sink->structured ? message->structured_length : message->data_length;
@@ -566,6 +571,12 @@ set_request(const HttpSink *sink, Transfer *transfer, const SinkMessage *message
 	add_signature(&headers, sink, message, body, length);
 	add_other_headers(&headers, sink, message);
 	transfer->headers = headers.list;
+	if (headers.size > HEADERS_MAX_SIZE)
+	{
+		message->verdict = SINK_FAIL_MESSAGE;
+		set_error(sink, message->error, "the headers are larger than 512 KB");
+		return false;
+	}
 	set &= curl_easy_setopt(easy, CURLOPT_POST, 1L) == CURLE_OK;
 	set &= curl_easy_setopt(easy, CURLOPT_POSTFIELDS, body) == CURLE_OK;
 	set &= curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) length) == CURLE_OK;
@@ -588,6 +599,7 @@ end_transfer(Transfer *transfer)
 	transfer->message = NULL;
 }
 
+/* False if there is no memory, or with the message's verdict as set_request(). */
 static bool
 begin_transfer(HttpSink *sink, Transfer *transfer, SinkMessage *message)
 {
@@ -626,14 +638,26 @@ judge_status(long status, bool *doubtful)
 		case 425:
 			return SINK_RETRY_MESSAGE;
 		case 429:
-		case 502:
 		case 503:
-		case 504:
 			return SINK_RETRY_SINK;
 		default:
 			*doubtful = status >= 500;
 			return status >= 500 ? SINK_RETRY_SINK : SINK_FAIL_MESSAGE;
 	}
+}
+
+/* A date that is past is negative. */
+static int
+read_retry_after(const Transfer *transfer)
+{
+	curl_off_t	seconds = 0;
+
+	curl_easy_getinfo(transfer->easy, CURLINFO_RETRY_AFTER, &seconds);
+	if (seconds < 0)
+		seconds = 0;
+	if (seconds > RETRY_AFTER_MAX_S)
+		seconds = RETRY_AFTER_MAX_S;
+	return (int) seconds * 1000;
 }
 
 /* There was no answer. */
@@ -679,7 +703,6 @@ static void
 finish_transfer(Call *call, Transfer *transfer, CURLcode code)
 {
 	SinkMessage *message = transfer->message;
-	curl_off_t	retry_after = 0;
 	long		status = 0;
 	bool		doubtful = false;
 
@@ -692,12 +715,7 @@ finish_transfer(Call *call, Transfer *transfer, CURLcode code)
 	if (message->verdict != SINK_OK)
 		describe(transfer, code, status, message->error);
 	if (message->verdict == SINK_RETRY_SINK || message->verdict == SINK_RETRY_MESSAGE)
-	{
-		curl_easy_getinfo(transfer->easy, CURLINFO_RETRY_AFTER, &retry_after);
-		if (retry_after > RETRY_AFTER_MAX_S)
-			retry_after = RETRY_AFTER_MAX_S;
-		message->retry_after_ms = (int) retry_after * 1000;
-	}
+		message->retry_after_ms = read_retry_after(transfer);
 	call->active--;
 	end_transfer(transfer);
 
@@ -728,15 +746,19 @@ begin_transfers(HttpSink *sink, Call *call)
 {
 	for (int i = 0; i < sink->max_in_flight; i++)
 	{
+		SinkMessage *message;
+
 		if (call->next == call->count || call->verdict != SINK_OK ||
 			call->doubts >= DOUBTS_TO_STOP)
 			return true;
 		if (sink->transfers[i].message != NULL)
 			continue;
-		if (!begin_transfer(sink, &sink->transfers[i], &call->messages[call->next]))
+		message = &call->messages[call->next];
+		if (begin_transfer(sink, &sink->transfers[i], message))
+			call->active++;
+		else if (message->verdict != SINK_FAIL_MESSAGE)
 			return false;
 		call->next++;
-		call->active++;
 	}
 	return true;
 }
@@ -810,22 +832,20 @@ abandon_transfers(HttpSink *sink)
 
 /*
  * If others got an answer, then the receiver is up, and it is the messages that
- * it cannot take now.  If nobody did, or several in a row failed at last, then
- * it is the receiver.
+ * it cannot take now: however they ended, a slow one ends last.  Otherwise, or
+ * when something else says that it is down, nobody knows.
  */
 static void
 settle_doubts(Call *call)
 {
-	bool		message_at_fault = call->verdict == SINK_OK && call->answered > 0 &&
-		call->doubts < DOUBTS_TO_STOP;
+	bool		message_at_fault = call->verdict == SINK_OK && call->answered > 0;
 
 	for (int i = 0; i < call->count; i++)
 	{
 		if (!call->doubtful[i])
 			continue;
-		if (message_at_fault)
-			call->messages[i].verdict = SINK_RETRY_MESSAGE;
-		else if (call->verdict == SINK_OK)
+		call->messages[i].verdict = message_at_fault ? SINK_RETRY_MESSAGE : SINK_DOUBT;
+		if (!message_at_fault && call->verdict == SINK_OK)
 		{
 			call->verdict = SINK_RETRY_SINK;
 			call->error = call->messages[i].error;

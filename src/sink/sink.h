@@ -105,7 +105,8 @@ typedef struct SinkRoutine
 	 * Sends the messages, waits for their confirmations and sets each one's
 	 * verdict.  Returns SINK_OK, or what has happened to the sink as a whole
 	 * (SINK_RETRY_SINK, SINK_FATAL) with an error: messages that have been
-	 * confirmed before still have the verdict SINK_OK.
+	 * confirmed before still have the verdict SINK_OK.  SINK_DOUBT is of messages
+	 * only, and the sink's verdict is another than SINK_OK then.
 	 */
 	SinkVerdict (*send) (void *sink, SinkMessage *messages, int count, char *error);
 

@@ -33,7 +33,8 @@
 #define MOST_HEADERS 16
 
 static const char *const verdicts[] = {
-	"not_sent", "ok", "retry_message", "fail_message", "retry_sink", "fatal"
+	"not_sent", "ok", "retry_message", "fail_message", "retry_sink", "fatal",
+	"doubt"
 };
 
 static SinkMessage messages[MOST_MESSAGES];

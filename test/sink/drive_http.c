@@ -50,6 +50,7 @@ static const char *const verdicts[] = {
 	[SINK_FAIL_MESSAGE] = "FAIL_MESSAGE",
 	[SINK_RETRY_SINK] = "RETRY_SINK",
 	[SINK_FATAL] = "FATAL",
+	[SINK_DOUBT] = "DOUBT",
 };
 
 static SinkMessage messages[MAX_MESSAGES];

@@ -128,23 +128,37 @@ comes_to([ { answer => 400 }, {} ], 'OK', 'FAIL_MESSAGE OK', '400 refuses the me
 comes_to([ { answer => $_ }, {} ], 'OK', 'FAIL_MESSAGE OK', "$_ as well") for 413, 415, 422;
 comes_to([ { answer => $_ }, {} ], 'OK', 'RETRY_MESSAGE OK', "$_ puts the message off") for 404, 408, 409, 425;
 comes_to([ { answer => $_ }, {} ], 'FATAL', 'FATAL NOT_SENT', "$_ stops the sink as misconfigured") for 401, 403, 410;
-comes_to([ { answer => $_ }, {} ], 'RETRY_SINK', 'RETRY_SINK NOT_SENT', "$_ stops the sink for a while") for 429, 502, 503, 504;
+comes_to([ { answer => $_ }, {} ], 'RETRY_SINK', 'RETRY_SINK NOT_SENT', "$_ stops the sink for a while") for 429, 503;
 $result = post({ answer => 429, after => 7 });
 is($result->{messages}{"message-$count-1"}{retry_after}, 7000, 'Retry-After is honoured');
 $result = post({ answer => 503, after => 1_000_000 });
 is($result->{messages}{"message-$count-1"}{retry_after}, 3_600_000, 'up to an hour');
+foreach my $after ('Fri, 20 Nov 2020 12:00:00 GMT', '-7', '9999999999999999999999', 'soon')
+{
+	my $wait = post({ answer => 503, after => $after })->{messages}{"message-$count-1"}{retry_after};
+	ok($wait >= 0 && $wait <= 3_600_000, "nonsense is not: $after means $wait ms");
+}
+$result = post({ answer => 503 });
 like($result->{error}, qr/^the answer was 503$/, 'the error says what the answer was');
 
 # 500, a hang, a broken connection: of the message or of the sink?
 
-comes_to([ { answer => 500 } ], 'RETRY_SINK', 'RETRY_SINK', '500 for the only message is the sink\'s');
-comes_to([ { answer => 500 }, { answer => 500 }, {} ], 'RETRY_SINK', 'RETRY_SINK RETRY_SINK NOT_SENT', 'and for two in a row');
-comes_to([ { answer => 500 }, {} ], 'OK', 'RETRY_MESSAGE OK', '500 is the message\'s when another gets through');
-comes_to([ {}, { answer => 500 } ], 'OK', 'OK RETRY_MESSAGE', 'before or after it');
-comes_to([ {}, { answer => 500 }, { answer => 500 }, {} ], 'RETRY_SINK', 'OK RETRY_SINK RETRY_SINK NOT_SENT', 'a sink that breaks down in between is the sink\'s');
-comes_to([ { answer => $_ } ], 'RETRY_SINK', 'RETRY_SINK', "$_ for the only message is the sink\'s") for qw(close stall drip);
-comes_to([ { answer => $_ }, {} ], 'OK', 'RETRY_MESSAGE OK', "$_ is the message\'s when another gets through") for qw(close stall drip);
-comes_to([ { answer => [ 500, 200 ] } ], 'RETRY_SINK', 'RETRY_SINK', 'a message that got a 500');
+foreach my $answer (500, 502, 504, 599, qw(close stall drip))
+{
+	comes_to([ { answer => $answer } ], 'RETRY_SINK', 'DOUBT', "$answer for the only message leaves it open");
+	comes_to([ { answer => $answer }, {} ], 'OK', 'RETRY_MESSAGE OK', "$answer is the message's when another gets through");
+	comes_to([ {}, { answer => $answer } ], 'OK', 'OK RETRY_MESSAGE', 'before or after it');
+}
+comes_to([ { answer => 500 }, { answer => 500 }, {} ], 'RETRY_SINK', 'DOUBT DOUBT NOT_SENT', 'so do two in a row');
+comes_to([ {}, { answer => 500 }, { answer => 500 }, {} ], 'OK', 'OK RETRY_MESSAGE RETRY_MESSAGE NOT_SENT', 'two are the messages\' when another got through');
+comes_to([ { answer => 400 }, { answer => 500 } ], 'OK', 'FAIL_MESSAGE RETRY_MESSAGE', 'whatever it was told');
+comes_to([ {}, { answer => 500 }, { answer => 503 } ], 'RETRY_SINK', 'OK DOUBT RETRY_SINK', 'not when the sink says that it is down');
+comes_to([ { answer => 500 }, { answer => 401 } ], 'FATAL', 'DOUBT FATAL', 'nor when it lets nobody in');
+reopen(timeout => 1000, max_in_flight => 4);
+$result = comes_to([ ({ answer => 'stall' }) x 2, ({}) x 6 ], 'OK', 'RETRY_MESSAGE RETRY_MESSAGE' . ' OK' x 6, 'slow ones that end last are the messages\', too');
+reopen(timeout => 1000, max_in_flight => 1);
+like(post({ answer => 502 })->{messages}{"message-$count-1"}{error}, qr/^the answer was 502$/, 'a message in doubt says why');
+comes_to([ { answer => [ 500, 200 ] } ], 'RETRY_SINK', 'DOUBT', 'a message that got a 500');
 is(verdicts($driver->send([ "message-$count-1", 'key-1', 't', '{"answer": [500, 200]}' ])), 'OK', 'is taken the next time');
 $result = comes_to([ { answer => 'huge' } ], 'OK', 'OK', 'an endless answer of 200 has taken the message');
 cmp_ok($result->{ms}, '<', 900, 'and is not read to its end');
@@ -153,6 +167,18 @@ comes_to([ { answer => 'half' } ], 'OK', 'OK', 'nor does half an answer matter')
 $result = post({ answer => 'stall' });
 cmp_ok($result->{ms}, '>', 900, 'the timeout is waited for');
 cmp_ok($result->{ms}, '<', 1900, 'and no longer');
+
+# Headers that are too large
+
+foreach my $size (200_000, 700_000, 1_500_000)
+{
+	$driver->tell('message', 'large', 'k', 't', '{}', 'x-large=' . 'x' x $size);
+	$driver->tell('message', 'small', 'l', 't', '{}');
+	$result = $driver->send;
+	is("$result->{verdict} $result->{messages}{large}{verdict} $result->{messages}{small}{verdict}",
+		'OK FAIL_MESSAGE OK', "a message with $size bytes of headers is dead");
+	like($result->{messages}{large}{error}, $size < 512 * 1024 ? qr/^the answer was 4\d\d$/ : qr/headers are larger than 512 KB/, 'and the error says why');
+}
 
 # Where it may go
 
