@@ -102,6 +102,9 @@ delivery_load(Delivery *delivery, int subscription_id, int slice)
 	delivery->parked = parked_load(subscription_id, slice);
 	if (delivery->cursor.window)
 		load_window(delivery);
+	/* Whoever opened it may not have waited for the standby: write it once more. */
+	if (delivery->cursor.window && delivery->subscription->kind == SINK_KIND_SERVER)
+		delivery->dirty = true;
 	if (delivery->cursor.window && delivery->window.count == 0)
 	{
 		close_window(delivery);
