@@ -89,11 +89,11 @@ partition_shmem_init(void)
 		pg_atomic_init_u64(&shared->written[i], 0);
 }
 
+/* By its number alone: a clone of a database has its partitions, and their events. */
 static pg_atomic_uint64 *
 partition_entry(Oid partition)
 {
-	return &shared->written[hash_combine(MyDatabaseId, murmurhash32(partition)) %
-							WRITTEN_ENTRIES];
+	return &shared->written[murmurhash32(partition) % WRITTEN_ENTRIES];
 }
 
 /* This transaction has inserted an event into the partition. */

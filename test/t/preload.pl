@@ -79,6 +79,19 @@ $node->safe_psql('postgres', 'DROP DATABASE clone');
 $node->safe_psql('postgres', 'CREATE DATABASE clone TEMPLATE other');
 is($node->safe_psql('clone', "SELECT inventory.available('a')"), '8', 'a new clone of the same name does not meet the old levels');
 
+# Events that are beyond the last tick come along, too.
+$node->safe_psql('postgres', 'ALTER SYSTEM SET inventory.workers = off');
+$node->reload;
+$node->safe_psql('other', 'SELECT inventory.project()');
+$node->safe_psql('other', "SELECT inventory.receive('a', 'L', 4)");
+$node->safe_psql('postgres', 'CREATE DATABASE clone2 TEMPLATE other');
+is($node->safe_psql('clone2', "SELECT inventory.available('a')"), '12', 'a clone has what was not projected in its template');
+is($node->safe_psql('clone2', "SELECT inventory.project() > 0"), 't', 'and projects it');
+agrees($node, 'this clone', database => 'clone2');
+$node->safe_psql('postgres', 'DROP DATABASE clone2');
+$node->safe_psql('postgres', 'ALTER SYSTEM RESET inventory.workers');
+$node->reload;
+
 # DROP and CREATE EXTENSION: the same stock_id, another table of events.
 for my $round (1 .. 3)
 {
