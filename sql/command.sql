@@ -515,12 +515,13 @@ COMMENT ON FUNCTION inventory.first_after(pg_snapshot) IS 'The engine''s own: tr
 
 CREATE VIEW inventory.pending_command WITH (security_barrier) AS
 WITH waiting AS (
-	SELECT DISTINCT ON (p.number) p.number AS message_id, p.key, p.payload, p.created_at, p.state, p.attempts, p.due_at, p.last_error
+	(SELECT DISTINCT ON (p.number) p.number AS message_id, p.key, p.payload, p.created_at, p.state, p.attempts, p.due_at, p.last_error
 	FROM inventory.parked_message p
 	JOIN inventory.subscription s USING (subscription_id)
 	WHERE s.name = 'inventory.commands' AND p.state IN ('retry', 'delayed', 'deferred')
 		AND p.topic >= 'inventory.command.' AND p.topic < 'inventory.command/'
 		AND p.topic NOT IN ('inventory.command.dead', 'inventory.command.cancelled')
+	ORDER BY p.number, p.position DESC)
 	UNION ALL
 	SELECT o.message_id, o.key, o.payload, o.created_at, 'pending', 0, NULL, NULL
 	FROM inventory.subscription s

@@ -37,6 +37,7 @@
 #include "common/hashfn.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "postmaster/bgworker.h"
 #include "storage/itemptr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -351,6 +352,10 @@ saga_continue(const Command *command, const char *state)
 
 /* ---- Execution ---- */
 
+/*
+ * A command runs nobody's code but the engine's.  In a session what its own
+ * triggers put off waits for the commit, which a restricted operation refuses.
+ */
 static Jsonb *
 run_as_submitter(const Command *command)
 {
@@ -361,7 +366,7 @@ run_as_submitter(const Command *command)
 	GetUserIdAndSecContext(&user, &security_context);
 	event_actor = command->role;
 	SetUserIdAndSecContext(command->role, security_context | SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_RESTRICTED_OPERATION);
+						   (MyBgworkerEntry ? SECURITY_RESTRICTED_OPERATION : 0));
 	result = command_call(command->name, command->arguments);
 	SetUserIdAndSecContext(user, security_context);
 	event_actor = InvalidOid;
@@ -609,6 +614,22 @@ was_tried(int sqlerrcode)
 	return sqlerrcode != ERRCODE_IV_DEADLINE_PASSED && sqlerrcode != ERRCODE_IV_COMMAND_TOO_OLD;
 }
 
+/* Somebody else is in the way, at the moment. */
+static bool
+is_passing(int sqlerrcode)
+{
+	return ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK ||
+		sqlerrcode == ERRCODE_OBJECT_IN_USE || sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+}
+
+static bool
+is_of_server(int sqlerrcode)
+{
+	return ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_SYSTEM_ERROR ||
+		ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_INTERNAL_ERROR ||
+		sqlerrcode == ERRCODE_QUERY_CANCELED;
+}
+
 /*
  * When what is to follow cannot be handed in, the command is dead all the same:
  * others are not to wait for ever.
@@ -630,10 +651,9 @@ command_dead(const Message *message, const char *reason, int sqlerrcode)
 	error = try_to_bury(&command, &end);
 	if (error == NULL)
 		return true;
-	if (error->sqlerrcode == ERRCODE_OBJECT_IN_USE)
+	if (is_passing(error->sqlerrcode))
 		return false;
-	if (!message_is_to_blame(error->sqlerrcode) ||
-		error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+	if (!message_is_to_blame(error->sqlerrcode) || is_of_server(error->sqlerrcode))
 		ReThrowError(error);
 	end.error = psprintf("%s; and what is to follow cannot be handed in: %s", reason, error->message);
 	if (result_insert(&command, &end, false))

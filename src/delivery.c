@@ -374,7 +374,8 @@ settle_failed(Delivery *delivery, DeliveryItem *item)
 	bool		command = delivery->subscription->kind == SINK_KIND_COMMAND;
 	ParkedNote	note;
 
-	/* Somebody is just cancelling it, and may yet change his mind. */
+	/* Somebody is just cancelling it, and may yet change his mind.  Those of its key
+	 * have not waited, so then it comes after them. */
 	if (command && item->outcome == OUTCOME_DEAD &&
 		!command_dead(&item->message, item->error, item->sqlerrcode))
 	{

@@ -18,7 +18,6 @@
 #include "access/xlog.h"
 #include "commands/dbcommands.h"
 #include "fmgr.h"
-#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -142,12 +141,12 @@ sink_prepare(DeliverySink *sink, const Subscription *subscription)
 {
 	uint64		changes = endpoint_changes();
 
+	subscription_check_sink_owner(subscription->sink_owner,
+								  endpoint_owner(subscription->sink, subscription->owner),
+								  psprintf("server \"%s\"", subscription->sink));
 	if (sink->routine && sink->options && sink->endpoint_changes == changes)
 		return;
 	sink_close(sink);
-	subscription_check_sink_owner(subscription->sink_owner,
-								  GetForeignServerByName(subscription->sink, false)->owner,
-								  psprintf("server \"%s\"", subscription->sink));
 	sink->routine = sink_load(endpoint_sink(subscription->sink));
 	sink_read_options(sink, subscription);
 	sink->endpoint_changes = changes;

@@ -383,12 +383,13 @@ check_slice(void)
 static bool
 begin(void)
 {
-	bool		same = loaded;
+	bool		same;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	if (!extension_lock(&extension) || !have_slice())
 		leave();
+	same = loaded;
 	SetUserIdAndSecContext(extension.owner, SECURITY_LOCAL_USERID_CHANGE);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (loaded && !delivery_is_current(&delivery))
@@ -543,23 +544,29 @@ judge(const SinkResult *result)
 static void
 settle_doubt(DeliveryItem *items, int count)
 {
-	static int64 position = 0;
-	static int	doubts = 0;
+	/* Of a new message, and of one that was parked: they come in turn. */
+	static struct
+	{
+		int64		position;
+		int			doubts;
+	}			last[2];
 
 	for (int i = 0; i < count; i++)
 	{
-		if (!items[i].doubtful)
+		int			parked = items[i].entry < 0;
+
+		if (!items[i].doubtful || items[i].outcome != OUTCOME_NONE)
 			continue;
-		doubts = items[i].message.position == position ? doubts + 1 : 1;
-		position = items[i].message.position;
-		if (doubts >= DOUBTS)
+		if (items[i].message.position != last[parked].position)
+			last[parked].doubts = 0;
+		last[parked].position = items[i].message.position;
+		if (++last[parked].doubts >= DOUBTS)
 		{
 			items[i].outcome = delivery_failure(delivery.subscription, &items[i].message);
-			doubts = 0;
+			last[parked].doubts = 0;
 		}
 		return;
 	}
-	doubts = 0;
 }
 
 /* What was sent may be sent again after a crash, so this need not be flushed. */
@@ -579,6 +586,7 @@ static void
 commit_before_sending(void)
 {
 	pqsignal(SIGINT, SIG_IGN);
+	QueryCancelPending = false;
 	commit();
 	pqsignal(SIGINT, StatementCancelHandler);
 	CHECK_FOR_INTERRUPTS();
@@ -634,7 +642,8 @@ round_outside(DeliveryItem *items, int64 *wait_ms)
 /*
  * Whether every transaction that began before the end of a replay has ended; its
  * messages have the time of its begin, whenever it has written them.  A
- * transaction takes its time just before the server counts it as running.
+ * transaction takes its time just before the server counts it as running; that it
+ * takes it long before, the second one of a long string of statements, is not seen.
  */
 static bool
 early_ones_have_ended(TimestampTz until)
@@ -798,6 +807,7 @@ recover(MemoryContext context)
 	int64		wait;
 
 	HOLD_INTERRUPTS();
+	pqsignal(SIGINT, StatementCancelHandler);
 	QueryCancelPending = false;
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();

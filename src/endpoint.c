@@ -322,9 +322,6 @@ watch_changes(void)
 	watching = true;
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, count_change, (Datum) 0);
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, count_change, (Datum) 0);
-	/* Who has USAGE as a member of a role. */
-	CacheRegisterSyscacheCallback(AUTHOID, count_change, (Datum) 0);
-	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, count_change, (Datum) 0);
 }
 
 uint64
@@ -359,6 +356,15 @@ endpoint_options(const char *server_name, Oid user, Jsonb *options)
 	if (strcmp(given.sink, "http") == 0 && endpoint_http_allow != NULL)
 		list = add_option(list, "allow", pstrdup(endpoint_http_allow));
 	return list;
+}
+
+Oid
+endpoint_owner(const char *server_name, Oid user)
+{
+	const ForeignServer *server = GetForeignServerByName(server_name, false);
+
+	server_check_usage(server, user);
+	return server->owner;
 }
 
 const char *

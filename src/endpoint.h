@@ -18,6 +18,9 @@ extern char *endpoint_secret_dir;
 extern bool endpoint_check_http_allow(char **value, void **extra, GucSource source);
 extern void endpoint_assign(const char *value, void *extra);
 
+/* Whose the server is; an error unless the user has USAGE on it. */
+extern Oid	endpoint_owner(const char *server, Oid user);
+
 /*
  * The options of a sink as it gets them, a List of SinkOption (sink/sink.h): of
  * the server, of the user's mapping or the one of PUBLIC, and of the

@@ -305,7 +305,8 @@ char *
 message_error(const char *text, int max)
 {
 	int			encoding = GetDatabaseEncoding();
-	int			left = pg_encoding_mbcliplen(encoding, text, strlen(text), max);
+	int			length = strlen(text);
+	int			left = Min(pg_encoding_mbcliplen(encoding, text, length, max), length);
 	char	   *copy = palloc(left + 1);
 	char	   *to = copy;
 

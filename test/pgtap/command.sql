@@ -380,7 +380,7 @@ DROP TRIGGER refuse ON inventory.saga_step;
 -- ---- Cursors that are before all transactions ----
 
 SELECT inventory.submit('receive', '{"sku": "A", "location": "L", "quantity": 1}') AS m \gset
-SELECT inventory.pause('inventory.commands') IS NULL, inventory.seek('inventory.commands', 'earliest') IS NULL AS done \gset
+SELECT inventory.pause('inventory.commands') IS NULL AND inventory.seek('inventory.commands', 'earliest') IS NULL AS done \gset
 SELECT is(public.state(:m), 'pending', 'after seek() to the beginning a command is still pending');
 SELECT is((SELECT count(*) FROM inventory.pending_command), 1::bigint, 'and no other is');
 SELECT inventory.resume('inventory.commands') IS NULL AS done \gset
