@@ -43,6 +43,9 @@
 
 #define DEDUPLICATION_HEADER "x-deduplication-header"
 
+/* That says nothing of a message. */
+static const char NO_MEMORY[] = "out of memory";
+
 typedef struct RabbitMQ
 {
 	AmqpSession session;
@@ -294,7 +297,7 @@ settle(Batch *batch, int i)
 }
 
 /* Publishes as much as may be on its way now. */
-static void
+static bool
 publish_some(RabbitMQ *rabbitmq, Batch *batch)
 {
 	AmqpSession *session = &rabbitmq->session;
@@ -311,6 +314,8 @@ publish_some(RabbitMQ *rabbitmq, Batch *batch)
 			batch->published++;
 			batch->waiting++;
 		}
+		else if (session->broken)
+			return false;
 		else
 		{
 			/* It has no tag: it leaves the queue. */
@@ -320,6 +325,7 @@ publish_some(RabbitMQ *rabbitmq, Batch *batch)
 			settle(batch, i);
 		}
 	}
+	return true;
 }
 
 static bool
@@ -342,7 +348,8 @@ send_batch(RabbitMQ *rabbitmq, Batch *batch)
 		amqp_frame_t frame;
 		AmqpNext	next;
 
-		publish_some(rabbitmq, batch);
+		if (!publish_some(rabbitmq, batch))
+			return false;
 		if (batch->published == batch->queued && batch->waiting == 0)
 			return true;
 		next = session_next(&rabbitmq->session, batch->until, &frame);
@@ -424,7 +431,7 @@ static const char *
 add_headers(RabbitMQ *rabbitmq, const SinkMessage *message, const char *number, amqp_table_t *table)
 {
 	if (!make_room_for_headers(rabbitmq, ENVELOPE_HEADERS + message->header_count))
-		return "out of memory";
+		return NO_MEMORY;
 	table->entries = rabbitmq->headers;
 	add_header(rabbitmq, table, "cloudEvents_specversion", "1.0");
 	add_header(rabbitmq, table, "cloudEvents_id", message->id);
@@ -455,12 +462,15 @@ find_routing_key(RabbitMQ *rabbitmq, const SinkMessage *message)
 	buffer_clear(&rabbitmq->key);
 	if (!name_of_message(rabbitmq->routing_key, message, &rabbitmq->key))
 		return "the message has no key or SKU, which the routing key needs";
+	if (rabbitmq->key.failed)
+		return NO_MEMORY;
 	if (buffer_left(&rabbitmq->key) > LONGEST_NAME)
 		return "the routing key is longer than 255 bytes";
 	return NULL;
 }
 
-/* Encodes it; false with the message's verdict if it can never be sent. */
+/* Encodes it; false with the message's verdict if it can never be sent, or with
+ * the session's. */
 static bool
 publish(RabbitMQ *rabbitmq, SinkMessage *message)
 {
@@ -486,6 +496,8 @@ publish(RabbitMQ *rabbitmq, SinkMessage *message)
 	snprintf(number, sizeof(number), "%lld", (long long) message->number);
 	if (why == NULL)
 		why = add_headers(rabbitmq, message, number, &properties.headers);
+	if (why == NO_MEMORY)
+		return session_fail(&rabbitmq->session, SINK_RETRY_SINK, "%s", why);
 	if (why != NULL)
 	{
 		refuse(message, SINK_FAIL_MESSAGE, why);

@@ -90,6 +90,10 @@ is("$call->{verdict_of}{1} $call->{verdict_of}{2} $call->{verdict_of}{3}", 'fail
 $call = $keyed->message(4, 'd', 'x', 'orders', '', '1', 'long=' . 'y' x 200_000)->message(5, 'e', 'x', 'orders', '', '1')->send;
 is("$call->{verdict_of}{4} $call->{verdict_of}{5}", 'fail_message not_sent', 'headers larger than a frame');
 payloads('orders');
+$call = $keyed->message(6, 'f', 'x', 'k' x 50_000_000, '', '1')->memory(10_000_000)->send;
+is("$call->{verdict} $call->{verdict_of}{6} $call->{error}", 'retry_sink not_sent out of memory', 'without memory, no message is dead');
+$keyed->memory(-1)->close;
+open_ok($keyed);
 
 # --- One key, many messages
 $call = $direct->fill(300, 'x', 1, 1)->fill(300, 'x', 3, 301)->send;
