@@ -876,7 +876,9 @@ read_queued(Redis *redis, Chunk *chunk)
 	return sink == SINK_OK || redis_fail(&redis->session, sink, why);
 }
 
-/* 1: done; 0: nothing has been done, try again; -1: the sink fails. */
+/* A command that fails leaves those behind it to be done: what they have done is
+ * told, even if it is behind a message with the same key that has not gone.
+ * 1: done; 0: nothing has been done, try again; -1: the sink fails. */
 static int
 judge_result(Redis *redis, Chunk *chunk, const redisReply *reply)
 {
@@ -901,7 +903,7 @@ judge_result(Redis *redis, Chunk *chunk, const redisReply *reply)
 		answer = reply->element[next++];
 		if (is_error(answer))
 			fail_message(chunk, i, SINK_RETRY_MESSAGE, answer->str);
-		else if (is_open(chunk, i))
+		else if (chunk->messages[i].verdict == SINK_NOT_SENT)
 			chunk->messages[i].verdict = SINK_OK;
 	}
 	return 1;

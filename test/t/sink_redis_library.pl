@@ -314,6 +314,16 @@ for my $pause (0, 0.001)
 	cmp_ok($ms, '<', 1000, "nor does it when it is idle ($well after $ms ms)");
 }
 
+# --- A transaction of which a command fails has done the others
+my $torn = HostileServer->redis(qr/EXEC/, sub {
+	my ($connection) = @_;
+	print $connection "+OK\r\n", "+QUEUED\r\n" x 3, "*3\r\n-WRONGTYPE no stream\r\n\$3\r\n2-0\r\n\$3\r\n3-0\r\n";
+	sleep 10;
+});
+$call = open_ok(SinkDriver->new('redis', $torn->at))->message(1, 'a', 'x', 'K', '', '1')->message(2, 'b', 'y', 'K', '', '2')
+  ->message(3, 'c', 'y', 'L', '', '3')->send;
+is(join(' ', map { $call->{verdict_of}{$_} } 1 .. 3), 'retry_message ok ok', 'what has been done is taken, also behind a message that is not');
+
 # --- A server that repeats what it was told
 my $parrot = HostileServer->redis(qr/AUTH/, sub {
 	my ($connection) = @_;
