@@ -21,6 +21,7 @@
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/pmsignal.h"
 #include "storage/procsignal.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
@@ -37,7 +38,8 @@ const volatile bool *sink_wanted = NULL;
 /* ---- What a library may ask of the process ---- */
 
 /*
- * Whether the process is to leave.  Nothing is thrown through the library's
+ * Whether the process is to leave: also a library that waits by itself must see
+ * that the postmaster is gone.  Nothing is thrown through the library's
  * frames; other processes may be waiting for a barrier, so that is done here.
  */
 static bool
@@ -45,7 +47,8 @@ host_stopping(void)
 {
 	if (ProcSignalBarrierPending)
 		ProcessProcSignalBarrier();
-	return ProcDiePending || QueryCancelPending || (sink_wanted && !*sink_wanted);
+	return ProcDiePending || QueryCancelPending || !PostmasterIsAlive() ||
+		(sink_wanted && !*sink_wanted);
 }
 
 static int

@@ -26,6 +26,9 @@
 /* What rabbitmq-c calls what a server sends that wants another version. */
 #define PROTOCOL_HEADER 'A'
 
+/* The longest that a server is listened to while there is nothing to do. */
+#define LISTEN_MS 100
+
 #define FRAME_MAX 131072
 #define CHANNEL_MAX 1
 
@@ -263,11 +266,28 @@ wait_for_more(AmqpSession *session, long until)
 }
 
 AmqpNext
+session_patience(AmqpSession *session, long until)
+{
+	switch (connection_patience(session->connection, until))
+	{
+		case CONNECTION_STOPPED:
+			session_fail(session, SINK_RETRY_SINK, "stopped");
+			return AMQP_NEXT_FAILED;
+		case CONNECTION_TIMEOUT:
+			return AMQP_NEXT_TIMEOUT;
+		default:
+			return AMQP_NEXT_WRITTEN;
+	}
+}
+
+AmqpNext
 session_next(AmqpSession *session, long until, amqp_frame_t *frame)
 {
+	bool		heard = false;
+
 	for (;;)
 	{
-		AmqpNext	next;
+		AmqpNext	next = AMQP_NEXT_WRITTEN;
 
 		if (!decode(session, frame) || !see_to_connection(session, frame))
 			return AMQP_NEXT_FAILED;
@@ -275,11 +295,15 @@ session_next(AmqpSession *session, long until, amqp_frame_t *frame)
 			return AMQP_NEXT_FRAME;
 		if (buffer_left(connection_input(session->connection)) > 0)
 			continue;
-		next = wait_for_more(session, until);
+		if (heard)
+			next = session_patience(session, until);
+		if (next == AMQP_NEXT_WRITTEN)
+			next = wait_for_more(session, until);
 		if (next != AMQP_NEXT_WRITTEN)
 			return next;
 		if (buffer_left(connection_input(session->connection)) == 0)
 			return AMQP_NEXT_WRITTEN;
+		heard = true;
 	}
 }
 
@@ -521,13 +545,14 @@ open_host(AmqpSession *session, const SinkOption *options, int count)
 bool
 session_keep_alive(AmqpSession *session)
 {
+	long		now = connection_time();
 	amqp_frame_t frame;
 
 	session->error = session->unheard;
 	if (session->broken)
 		return false;
-	for (;;)
-		switch (session_next(session, connection_time(), &frame))
+	while (connection_time() - now < LISTEN_MS)
+		switch (session_next(session, now, &frame))
 		{
 			case AMQP_NEXT_FRAME:
 				if (frame.frame_type == AMQP_FRAME_METHOD &&
@@ -541,4 +566,5 @@ session_keep_alive(AmqpSession *session)
 			case AMQP_NEXT_FAILED:
 				return false;
 		}
+	return true;
 }

@@ -71,6 +71,9 @@ extern bool session_write_content(AmqpSession *session, amqp_channel_t channel,
  */
 extern AmqpNext session_next(AmqpSession *session, long until, amqp_frame_t *frame);
 
+/* Whether to go on when what has come was of no use: AMQP_NEXT_WRITTEN if so. */
+extern AmqpNext session_patience(AmqpSession *session, long until);
+
 /* The arguments of the method that must come next on the channel.  NULL if it does
  * not; a channel that the server closes is a failure with this verdict's rules:
  * session_verdict(). */

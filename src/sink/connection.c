@@ -203,6 +203,14 @@ connection_exchange(Connection *connection, long until)
 	}
 }
 
+ConnectionState
+connection_patience(Connection *connection, long until)
+{
+	if (connection->host->stopping())
+		return CONNECTION_STOPPED;
+	return connection_time() >= until ? CONNECTION_TIMEOUT : CONNECTION_MOVED;
+}
+
 /* The last error of a system call, in words that are safe to give away. */
 static bool
 failed(Connection *connection, const char *what)

@@ -55,6 +55,12 @@ extern Buffer *connection_input(Connection *connection);
  */
 extern ConnectionState connection_exchange(Connection *connection, long until);
 
+/*
+ * Whether to go on waiting when what has come is not enough: a peer that never
+ * pauses is never waited for.  CONNECTION_MOVED if so.
+ */
+extern ConnectionState connection_patience(Connection *connection, long until);
+
 /* Why it is lost. */
 extern const char *connection_error(const Connection *connection);
 

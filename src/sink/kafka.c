@@ -170,7 +170,7 @@ settle(Kafka *kafka, int index, rd_kafka_resp_err_t error, const char *words)
 	Item	   *item = &kafka->items[index];
 
 	item->state = GIVEN_UP;
-	if (kafka_is_refusal(error))
+	if (kafka_is_refusal(error) && error != RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
 	{
 		set_trouble(kafka, TROUBLE_CONFIGURATION, words);
 		return;
@@ -185,6 +185,7 @@ settle(Kafka *kafka, int index, rd_kafka_resp_err_t error, const char *words)
 		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
 		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
 		case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
+		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
 			fail_topic(kafka, index, words);
 			break;
 		case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
@@ -268,6 +269,11 @@ give_up(Kafka *kafka)
 	kafka_producer_close(kafka->producer);
 	kafka->producer = NULL;
 	kafka->pending = 0;
+	for (int i = 0; i < kafka->count; i++)
+	{
+		if (kafka->items[i].state == PENDING)
+			kafka->items[i].state = GIVEN_UP;
+	}
 }
 
 /* ---- Sending ---- */

@@ -412,6 +412,10 @@ kafka_producer_serve(KafkaProducer *producer, bool wait)
 		;
 	while (hear(producer))
 		heard = true;
+	/* The report on the message that has finished the client may come alone. */
+	if (producer->fatal == RD_KAFKA_RESP_ERR_NO_ERROR)
+		producer->fatal = rd_kafka_fatal_error(producer->client, producer->trouble,
+											   sizeof(producer->trouble));
 	if (heard || !wait)
 		return !producer->host->stopping();
 	return producer->host->wait(producer->bell[0], SINK_READABLE, SERVE_SLICE) >= 0;

@@ -7,6 +7,7 @@
  */
 #include "option.h"
 
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,7 +69,8 @@ option_time(const SinkOption *options, int count, const char *name, long otherwi
 	number = strtol(value, &end, 10);
 	end += strspn(end, " ");
 	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++)
-		if (strcmp(end, units[i].unit) == 0 && number >= 0 && number < 24 * 60 * 60 * 1000L)
+		if (strcmp(end, units[i].unit) == 0 && number >= 0 &&
+			number < LONG_MAX / units[i].milliseconds)
 			return number * units[i].milliseconds;
 	return otherwise;
 }

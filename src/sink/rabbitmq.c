@@ -43,6 +43,9 @@
 
 #define DEDUPLICATION_HEADER "x-deduplication-header"
 
+/* That says nothing of a message. */
+static const char NO_MEMORY[] = "out of memory";
+
 typedef struct RabbitMQ
 {
 	AmqpSession session;
@@ -71,7 +74,8 @@ typedef struct Batch
 	int			oldest;			/* in the queue: before it, all are settled */
 	int			waiting;		/* published and not settled */
 	uint64_t	first_tag;		/* of the first of the queue */
-	SinkVerdict returned_verdict;	/* of the message that comes back next */
+	bool		returning;		/* a message has just come back: its header is next */
+	SinkVerdict returned_verdict;	/* of it */
 	char		why_returned[SINK_ERROR_LENGTH];
 	bool		one_by_one;		/* to find the one that closes the channel */
 	long		until;
@@ -293,7 +297,7 @@ settle(Batch *batch, int i)
 }
 
 /* Publishes as much as may be on its way now. */
-static void
+static bool
 publish_some(RabbitMQ *rabbitmq, Batch *batch)
 {
 	AmqpSession *session = &rabbitmq->session;
@@ -310,6 +314,8 @@ publish_some(RabbitMQ *rabbitmq, Batch *batch)
 			batch->published++;
 			batch->waiting++;
 		}
+		else if (session->broken)
+			return false;
 		else
 		{
 			/* It has no tag: it leaves the queue. */
@@ -319,6 +325,7 @@ publish_some(RabbitMQ *rabbitmq, Batch *batch)
 			settle(batch, i);
 		}
 	}
+	return true;
 }
 
 static bool
@@ -339,23 +346,26 @@ send_batch(RabbitMQ *rabbitmq, Batch *batch)
 	for (;;)
 	{
 		amqp_frame_t frame;
+		AmqpNext	next;
 
-		publish_some(rabbitmq, batch);
+		if (!publish_some(rabbitmq, batch))
+			return false;
 		if (batch->published == batch->queued && batch->waiting == 0)
 			return true;
-		switch (session_next(&rabbitmq->session, batch->until, &frame))
+		next = session_next(&rabbitmq->session, batch->until, &frame);
+		if (next == AMQP_NEXT_FRAME)
 		{
-			case AMQP_NEXT_FRAME:
-				if (!take_frame(rabbitmq, batch, &frame))
-					return false;
-				break;
-			case AMQP_NEXT_WRITTEN:
-				break;
-			case AMQP_NEXT_TIMEOUT:
-				return no_answer(rabbitmq);
-			case AMQP_NEXT_FAILED:
+			int			waiting = batch->waiting;
+
+			if (!take_frame(rabbitmq, batch, &frame))
 				return false;
+			if (batch->waiting == waiting)
+				next = session_patience(&rabbitmq->session, batch->until);
 		}
+		if (next == AMQP_NEXT_TIMEOUT)
+			return no_answer(rabbitmq);
+		if (next == AMQP_NEXT_FAILED)
+			return false;
 	}
 }
 
@@ -421,7 +431,7 @@ static const char *
 add_headers(RabbitMQ *rabbitmq, const SinkMessage *message, const char *number, amqp_table_t *table)
 {
 	if (!make_room_for_headers(rabbitmq, ENVELOPE_HEADERS + message->header_count))
-		return "out of memory";
+		return NO_MEMORY;
 	table->entries = rabbitmq->headers;
 	add_header(rabbitmq, table, "cloudEvents_specversion", "1.0");
 	add_header(rabbitmq, table, "cloudEvents_id", message->id);
@@ -452,12 +462,15 @@ find_routing_key(RabbitMQ *rabbitmq, const SinkMessage *message)
 	buffer_clear(&rabbitmq->key);
 	if (!name_of_message(rabbitmq->routing_key, message, &rabbitmq->key))
 		return "the message has no key or SKU, which the routing key needs";
+	if (rabbitmq->key.failed)
+		return NO_MEMORY;
 	if (buffer_left(&rabbitmq->key) > LONGEST_NAME)
 		return "the routing key is longer than 255 bytes";
 	return NULL;
 }
 
-/* Encodes it; false with the message's verdict if it can never be sent. */
+/* Encodes it; false with the message's verdict if it can never be sent, or with
+ * the session's. */
 static bool
 publish(RabbitMQ *rabbitmq, SinkMessage *message)
 {
@@ -483,6 +496,8 @@ publish(RabbitMQ *rabbitmq, SinkMessage *message)
 	snprintf(number, sizeof(number), "%lld", (long long) message->number);
 	if (why == NULL)
 		why = add_headers(rabbitmq, message, number, &properties.headers);
+	if (why == NO_MEMORY)
+		return session_fail(&rabbitmq->session, SINK_RETRY_SINK, "%s", why);
 	if (why != NULL)
 	{
 		refuse(message, SINK_FAIL_MESSAGE, why);
@@ -526,6 +541,7 @@ answered(Batch *batch, int place, bool taken)
 static void
 confirm(RabbitMQ *rabbitmq, Batch *batch, uint64_t tag, bool multiple, bool taken)
 {
+	int			waiting = batch->waiting;
 	int			place;
 
 	if (tag > rabbitmq->last_tag || (tag != 0 && tag < batch->first_tag))
@@ -536,14 +552,20 @@ confirm(RabbitMQ *rabbitmq, Batch *batch, uint64_t tag, bool multiple, bool take
 		answered(batch, i, taken);
 	while (batch->oldest < batch->published && batch->settled[batch->queue[batch->oldest]])
 		batch->oldest++;
-	batch->until = connection_time() + rabbitmq->timeout_ms;
+	if (batch->waiting < waiting)
+		batch->until = connection_time() + rabbitmq->timeout_ms;
 }
 
-/* A message comes back before it is confirmed, as its properties tell. */
-static void
-take_returned(Batch *batch, const amqp_basic_properties_t *properties)
+/* A message comes back before it is confirmed, as its properties tell.  One that
+ * cannot be found must not be confirmed as if it had gone anywhere. */
+static bool
+take_returned(RabbitMQ *rabbitmq, Batch *batch, const amqp_frame_t *frame)
 {
-	for (int place = batch->oldest; place < batch->published; place++)
+	const amqp_basic_properties_t *properties = frame->payload.properties.decoded;
+	bool		named = frame->payload.properties.class_id == AMQP_BASIC_CLASS &&
+		(properties->_flags & AMQP_BASIC_MESSAGE_ID_FLAG);
+
+	for (int place = batch->oldest; named && place < batch->published; place++)
 	{
 		SinkMessage *message = &batch->messages[batch->queue[place]];
 
@@ -552,14 +574,17 @@ take_returned(Batch *batch, const amqp_basic_properties_t *properties)
 		{
 			message->verdict = batch->returned_verdict;
 			memcpy(message->error, batch->why_returned, SINK_ERROR_LENGTH);
-			return;
+			return true;
 		}
 	}
+	return session_fail(&rabbitmq->session, SINK_RETRY_SINK,
+						"the server has returned a message that it was not sent");
 }
 
 static void
 note_return(Batch *batch, const amqp_basic_return_t *returned)
 {
+	batch->returning = true;
 	batch->returned_verdict = returned->reply_code == AMQP_NO_ROUTE ? SINK_FAIL_MESSAGE : SINK_RETRY_MESSAGE;
 	sink_error(batch->why_returned, "returned by the exchange \"%.*s\", routing key \"%.*s\": %.*s",
 			   (int) returned->exchange.len, (char *) returned->exchange.bytes,
@@ -571,9 +596,13 @@ static bool
 take_frame(RabbitMQ *rabbitmq, Batch *batch, const amqp_frame_t *frame)
 {
 	void	   *method = frame->payload.method.decoded;
+	bool		returning = batch->returning;
 
-	if (frame->frame_type == AMQP_FRAME_HEADER)
-		take_returned(batch, frame->payload.properties.decoded);
+	batch->returning = false;
+	if (frame->channel != CHANNEL)
+		return true;
+	if (frame->frame_type == AMQP_FRAME_HEADER && returning)
+		return take_returned(rabbitmq, batch, frame);
 	if (frame->frame_type != AMQP_FRAME_METHOD)
 		return true;
 	switch (frame->payload.method.id)

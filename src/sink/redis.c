@@ -282,6 +282,7 @@ delete_all_values(Redis *redis)
 		deleted = step != NULL && delete_found(redis, step, cursor, sizeof(cursor));
 		if (step != NULL)
 			freeReplyObject(step);
+		deleted = deleted && redis_may_go_on(&redis->session);
 	} while (deleted && strcmp(cursor, "0") != 0);
 	buffer_free(&pattern);
 	return deleted;
@@ -406,6 +407,24 @@ send_all(Redis *redis, SinkMessage *messages, bool *held, int count)
 	return sent;
 }
 
+/* An entry that is looked up has all of its message. */
+static size_t
+largest_message(const SinkMessage *messages, int count)
+{
+	size_t		largest = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		size_t		size = messages[i].data_length;
+
+		for (int j = 0; j < messages[i].header_count; j++)
+			size += strlen(messages[i].headers[j].name) + strlen(messages[i].headers[j].value);
+		if (size > largest)
+			largest = size;
+	}
+	return largest;
+}
+
 static SinkVerdict
 redis_send(void *sink, SinkMessage *messages, int count, char *error)
 {
@@ -415,6 +434,7 @@ redis_send(void *sink, SinkMessage *messages, int count, char *error)
 	redis->session.error = error;
 	for (int i = 0; i < count; i++)
 		messages[i].verdict = SINK_NOT_SENT;
+	redis->session.largest = largest_message(messages, count);
 	if (redis->session.broken)
 		redis_fail(&redis->session, SINK_RETRY_SINK, "the connection has been lost");
 	else if (held == NULL)
@@ -856,7 +876,9 @@ read_queued(Redis *redis, Chunk *chunk)
 	return sink == SINK_OK || redis_fail(&redis->session, sink, why);
 }
 
-/* 1: done; 0: nothing has been done, try again; -1: the sink fails. */
+/* A command that fails leaves those behind it to be done: what they have done is
+ * told, even if it is behind a message with the same key that has not gone.
+ * 1: done; 0: nothing has been done, try again; -1: the sink fails. */
 static int
 judge_result(Redis *redis, Chunk *chunk, const redisReply *reply)
 {
@@ -881,7 +903,7 @@ judge_result(Redis *redis, Chunk *chunk, const redisReply *reply)
 		answer = reply->element[next++];
 		if (is_error(answer))
 			fail_message(chunk, i, SINK_RETRY_MESSAGE, answer->str);
-		else if (is_open(chunk, i))
+		else if (chunk->messages[i].verdict == SINK_NOT_SENT)
 			chunk->messages[i].verdict = SINK_OK;
 	}
 	return 1;

@@ -15,6 +15,12 @@
 #define LOGIN_MS 10000
 #define PING_MS 10000
 
+/* The longest that a server is listened to while there is nothing to do. */
+#define LISTEN_MS 100
+
+/* The most that an answer may have beside a message that it repeats. */
+#define ANSWER_SIZE (64 * 1024 * 1024)
+
 static bool log_in(RedisSession *session, const SinkOption *options, int count);
 
 bool
@@ -94,6 +100,9 @@ feed_reader(RedisSession *session)
 {
 	Buffer	   *input = connection_input(session->connection);
 
+	session->unfinished += buffer_left(input);
+	if (session->unfinished > ANSWER_SIZE + session->largest)
+		return redis_fail(session, SINK_RETRY_SINK, "the server's answer is too large");
 	if (buffer_left(input) > 0 &&
 		redisReaderFeed(session->reader, input->data + input->start, buffer_left(input)) != REDIS_OK)
 		return redis_fail(session, SINK_RETRY_SINK, session->reader->errstr);
@@ -105,7 +114,13 @@ feed_reader(RedisSession *session)
 static bool
 more_input(RedisSession *session)
 {
-	switch (connection_exchange(session->connection, session->until))
+	ConnectionState state = CONNECTION_MOVED;
+
+	if (session->unfinished > 0)
+		state = connection_patience(session->connection, session->until);
+	if (state == CONNECTION_MOVED)
+		state = connection_exchange(session->connection, session->until);
+	switch (state)
 	{
 		case CONNECTION_MOVED:
 			return feed_reader(session);
@@ -117,6 +132,14 @@ more_input(RedisSession *session)
 			break;
 	}
 	return redis_fail(session, SINK_RETRY_SINK, connection_error(session->connection));
+}
+
+bool
+redis_may_go_on(RedisSession *session)
+{
+	if (connection_patience(session->connection, session->until) == CONNECTION_STOPPED)
+		return redis_fail(session, SINK_RETRY_SINK, "stopped");
+	return true;
 }
 
 redisReply *
@@ -135,8 +158,10 @@ redis_answer(RedisSession *session)
 		{
 			if (!more_input(session))
 				return NULL;
+			continue;
 		}
-		else if (session->owed > 0)
+		session->unfinished = 0;
+		if (session->owed > 0)
 		{
 			session->owed--;
 			freeReplyObject(reply);
@@ -238,6 +263,27 @@ redis_expect_success(RedisSession *session)
 	return true;
 }
 
+/* The server's words may repeat the password: of them only the first is used. */
+static bool
+expect_welcome(RedisSession *session)
+{
+	redisReply *reply = redis_answer(session);
+	SinkVerdict verdict;
+
+	if (reply == NULL)
+		return false;
+	if (is_error(reply))
+	{
+		verdict = redis_verdict(reply->str);
+		session->broken = true;
+		session->verdict = verdict == SINK_RETRY_MESSAGE ? SINK_RETRY_SINK : verdict;
+		sink_error(session->error, "%.*s: the server refuses AUTH",
+				   (int) strspn(reply->str, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"), reply->str);
+	}
+	freeReplyObject(reply);
+	return !session->broken;
+}
+
 static bool
 log_in(RedisSession *session, const SinkOption *options, int count)
 {
@@ -251,7 +297,7 @@ log_in(RedisSession *session, const SinkOption *options, int count)
 		WRITE(session, "AUTH", user, password);
 	else if (password != NULL)
 		WRITE(session, "AUTH", password);
-	if (password != NULL && !redis_expect_success(session))
+	if (password != NULL && !expect_welcome(session))
 		return false;
 	WRITE(session, "PING");
 	if (!redis_expect_success(session))
@@ -285,6 +331,7 @@ take_owed(RedisSession *session)
 		{
 			freeReplyObject(reply);
 			session->owed--;
+			session->unfinished = 0;
 		}
 	} while (reply != NULL);
 	return session->owed >= 0;
@@ -306,7 +353,7 @@ redis_keep_alive(RedisSession *session)
 		session->owed = 1;
 		session->asked_at = now;
 	}
-	while (state == CONNECTION_MOVED)
+	while (state == CONNECTION_MOVED && connection_time() - now < LISTEN_MS)
 	{
 		state = connection_exchange(session->connection, now);
 		if (state == CONNECTION_LOST || !take_owed(session))

@@ -21,6 +21,8 @@ typedef struct RedisSession
 {
 	Connection *connection;
 	redisReader *reader;
+	size_t		unfinished;		/* bytes of an answer that is not complete */
+	size_t		largest;		/* that an answer may repeat of a message */
 	int			owed;			/* answers that nobody waits for */
 	long		asked_at;		/* the PING that they belong to */
 	long		until;			/* the end of the time for what is being done */
@@ -75,6 +77,9 @@ extern redisReply *redis_answer(RedisSession *session);
 /* The same, of a command that must succeed. */
 extern redisReply *redis_expect(RedisSession *session);
 extern bool redis_expect_success(RedisSession *session);
+
+/* False when the process is to stop: asked between many answers. */
+extern bool redis_may_go_on(RedisSession *session);
 
 static inline bool
 begins_with(const char *text, const char *start)

@@ -13,6 +13,7 @@
  *		idle		"idle 1 milliseconds", or 0: to be opened again
  *		stop MS		from so many milliseconds on, the process is to stop; -1: not
  *		signals		"signals MASK ...": what each other thread has blocked
+ *		memory N	the process gets no more than N bytes from here on; -1: it does
  *		size N		what follows has a payload of N bytes instead of its own
  *		fill N T K P	N messages of topic T with K keys, from position P on
  */
@@ -24,6 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -293,6 +295,21 @@ show_signals(void)
 }
 
 static void
+limit_memory(long bytes)
+{
+	struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
+	FILE	   *status = fopen("/proc/self/statm", "r");
+	long		pages = 0;
+
+	if (status == NULL || fscanf(status, "%ld", &pages) != 1)
+		abort();
+	fclose(status);
+	if (bytes >= 0)
+		limit.rlim_cur = pages * sysconf(_SC_PAGESIZE) + bytes;
+	setrlimit(RLIMIT_AS, &limit);
+}
+
+static void
 obey(char *line, const SinkOption *options, int count)
 {
 	if (strcmp(line, "send") == 0)
@@ -312,6 +329,8 @@ obey(char *line, const SinkOption *options, int count)
 		stop_at = atol(line + 5) < 0 ? 0 : milliseconds() + atol(line + 5);
 	else if (strcmp(line, "signals") == 0)
 		show_signals();
+	else if (strncmp(line, "memory ", 7) == 0)
+		limit_memory(atol(line + 7));
 	else if (strncmp(line, "size ", 5) == 0)
 		payload_size = atol(line + 5);
 	else if (strncmp(line, "fill ", 5) == 0)

@@ -70,6 +70,7 @@ sub hear
 sub message { my ($self, @fields) = @_; return $self->say_to(join "\t", @fields); }
 sub fill { my ($self, @arguments) = @_; return $self->say_to("fill @arguments"); }
 sub stop_after { return $_[0]->say_to("stop $_[1]"); }
+sub memory { return $_[0]->say_to("memory $_[1]"); }
 sub size { return $_[0]->say_to("size $_[1]"); }
 sub begin { return $_[0]->say_to($_[1]); }
 

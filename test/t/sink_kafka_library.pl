@@ -173,6 +173,16 @@ for my $case ([ $INIT_PRODUCER, $NO_CLUSTER_RIGHT ], [ $PRODUCE, $NO_TOPIC_RIGHT
 	$refused->end;
 }
 
+# Of one topic among others, it is a matter of its messages.
+order('topic t.denied 1', "errors $PRODUCE 1 $NO_TOPIC_RIGHT");
+$first = $position + 1;
+transmit($driver, message('k', 't.denied'), message('l', 't.denied'));
+is("$call->{verdict} " . verdicts(), "ok $first:retry_message " . ($first + 1) . ':retry_message', 'a topic that may not be written to, among others, says something of its messages');
+like($call->{error_of}{$first}, qr/authori/i, "and why: $call->{error_of}{$first}");
+$first = $position + 1;
+transmit($driver, message('k', 't.denied'), message('l', 't.other'));
+is("$call->{verdict} " . verdicts(), "ok $first:ok " . ($first + 1) . ':ok', 'when it may be, they are sent, by a client that is of use');
+
 # ---- Clients that come to their end ----
 
 order("errors $PRODUCE 1 $OUT_OF_ORDER");

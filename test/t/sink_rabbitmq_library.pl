@@ -4,6 +4,7 @@ use strict;
 use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::Bin;
+use HostileServer;
 use InventoryTest;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -89,6 +90,10 @@ is("$call->{verdict_of}{1} $call->{verdict_of}{2} $call->{verdict_of}{3}", 'fail
 $call = $keyed->message(4, 'd', 'x', 'orders', '', '1', 'long=' . 'y' x 200_000)->message(5, 'e', 'x', 'orders', '', '1')->send;
 is("$call->{verdict_of}{4} $call->{verdict_of}{5}", 'fail_message not_sent', 'headers larger than a frame');
 payloads('orders');
+$call = $keyed->message(6, 'f', 'x', 'k' x 50_000_000, '', '1')->memory(10_000_000)->send;
+is("$call->{verdict} $call->{verdict_of}{6} $call->{error}", 'retry_sink not_sent out of memory', 'without memory, no message is dead');
+$keyed->memory(-1)->close;
+open_ok($keyed);
 
 # --- One key, many messages
 $call = $direct->fill(300, 'x', 1, 1)->fill(300, 'x', 3, 301)->send;
@@ -188,6 +193,69 @@ $call = $patient->fill(1, 'x', 1, 1)->send;
 is("$call->{verdict} $call->{error}", 'retry_sink no confirmation for 300 ms', 'a server that hangs for longer than the timeout');
 cmp_ok($call->{ms}, '<', 600, '... is given up then');
 $rabbit->signal('CONT');
+
+# --- Servers that never stop talking
+sub hostile_ok
+{
+	my ($name, $first, $again, $pause, $wanted) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $server = HostileServer->amqp(sub {
+		print { $_[0] } $first;
+		HostileServer::repeat($_[0], $again, $pause);
+	});
+	my $told = open_ok(SinkDriver->new('rabbitmq', $server->at, timeout => 1000))->fill(1, 'x', 1, 1)->send;
+	like("$told->{verdict} $told->{ms} $told->{error}", $wanted, "$name: $told->{ms} ms, $told->{error}");
+	my $stopped = open_ok(SinkDriver->new('rabbitmq', $server->at))->stop_after(300)->fill(1, 'x', 1, 1)->send;
+	cmp_ok($stopped->{ms}, '<', 700, "... stops ($stopped->{ms} ms, $stopped->{error})");
+	return;
+}
+my $late = qr/^retry_sink 1\d\d\d no confirmation for 1000 ms/;
+hostile_ok('heartbeats', '', HostileServer::heartbeat(), 0.005, $late);
+hostile_ok('heartbeats without a pause', '', HostileServer::heartbeat() x 1000, 0, $late);
+hostile_ok('a frame that drips', substr(HostileServer::frame(3, 1, 'x' x 100_000), 0, 100), 'x', 0.01, $late);
+hostile_ok('confirmations of what was not sent', '', HostileServer::ack(77) x 1000, 0, $late);
+hostile_ok('frames that nobody needs', '', HostileServer::frame(3, 1, 'x' x 100) x 100, 0, $late);
+for my $at ('10.11', '10.40', '85.10')
+{
+	my $server = HostileServer->amqp(sub { HostileServer::repeat($_[0], HostileServer::heartbeat(), 0.005) }, $at);
+	my $opened = SinkDriver->new('rabbitmq', $server->at)->stop_after(300)->open;
+	like($opened, qr/^failed retry_sink [1-9]?\d\d /, "nor does one that does while it is opened keep the process from stopping: $opened");
+}
+for my $frame (HostileServer::heartbeat() x 1000, HostileServer::frame(3, 1, 'x' x 1000) x 100)
+{
+	my $server = HostileServer->amqp(sub {
+		my ($connection) = @_;
+		print $connection HostileServer::ack(1);
+		HostileServer::repeat($connection, $frame, 0);
+	});
+	my $driver = open_ok(SinkDriver->new('rabbitmq', $server->at));
+	is($driver->fill(1, 'x', 1, 1)->send->{verdict}, 'ok', 'one that confirms');
+	like($driver->idle, qr/^idle [01] \d{1,3}$/, '... does not when it is idle');
+}
+
+# --- Messages that come back as none should
+sub returns_ok
+{
+	my ($name, $wanted, @frames) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $server = HostileServer->amqp(sub {
+		print { $_[0] } @frames;
+		sleep 10;
+	});
+	my $told = open_ok(SinkDriver->new('rabbitmq', $server->at, timeout => 3000))->message(1, 'm1', 'x', 'k', '', '1')
+	  ->message(2, 'm2', 'x', 'l', '', '1')->send;
+	is("$told->{verdict}: $told->{verdict_of}{1} $told->{verdict_of}{2}", $wanted, $name) or diag explain $told;
+	return;
+}
+my @acks = map { HostileServer::ack($_) } 1, 2;
+my $m1 = HostileServer::header(60, 1 << 7, pack('C/a', 'm1'));
+returns_ok('a message that comes back', 'ok: fail_message ok', HostileServer::returned(), $m1, @acks);
+returns_ok('a header of another class', 'retry_sink: not_sent not_sent', HostileServer::returned(), HostileServer::header(10, 0, ''), @acks);
+returns_ok('a header without a message id', 'retry_sink: not_sent not_sent', HostileServer::returned(), HostileServer::header(60, 0, ''), @acks);
+returns_ok('one with another\'s id', 'retry_sink: not_sent not_sent', HostileServer::returned(), HostileServer::header(60, 1 << 7, pack('C/a', 'm9')), @acks);
+returns_ok('a header of what has not come back', 'ok: ok ok', $m1, @acks);
+returns_ok('nor come back just before', 'ok: fail_message ok', HostileServer::returned(), $m1, HostileServer::header(60, 1 << 7, pack('C/a', 'm2')), @acks);
+returns_ok('what comes back for good', 'ok: ok ok', HostileServer::returned(), @acks, $m1);
 
 # --- Killed in the middle: all arrive, in order but for what comes twice.
 my $survivor = SinkDriver->new('rabbitmq', @at, routing_key => 'killed');

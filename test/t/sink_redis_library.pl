@@ -5,6 +5,7 @@ use strict;
 use warnings FATAL => 'all';
 use FindBin;
 use lib $FindBin::Bin;
+use HostileServer;
 use InventoryTest;
 use IO::Socket::INET;
 use PostgreSQL::Test::Cluster;
@@ -164,6 +165,12 @@ my $set = open_ok(SinkDriver->new('redis', @at, mode => 'cache', cache => 'set',
 $set->message(1, 'a', 'x', 'K', '', '{"n": 1}')->message(2, 'b', 'x', 'K', '', '{"n": 2}')->send;
 is($redis->ask('GET', 'value:K'), '{"n": 2}', 'cache = set keeps the last payload of a key');
 cmp_ok($redis->ask('TTL', 'value:K'), '>', 50, '... for some time');
+for my $days (1, 3650)
+{
+	my $long = open_ok(SinkDriver->new('redis', @at, mode => 'cache', cache => 'set', name => 'value:{key}', ttl => $days * 86_400_000));
+	$long->message(3, 'c', 'x', 'K', '', '3')->send;
+	cmp_ok($redis->ask('TTL', 'value:K'), '>', $days * 86_400 - 60, "... also $days days");
+}
 for my $name ('inventory', '{sku}')
 {
 	like(SinkDriver->new('redis', @at, mode => 'cache', name => $name)->open, qr/^failed fatal/,
@@ -254,6 +261,81 @@ $call = $patient->fill(1, 'stalled', 1, 1)->send;
 is("$call->{verdict} $call->{error}", 'retry_sink no answer in time', 'a server that hangs for longer than the timeout');
 cmp_ok($call->{ms}, '<', 600, '... is given up then');
 $redis->signal('CONT');
+
+# --- Servers that never stop talking
+sub hostile_ok
+{
+	my ($name, $command, $answer, $pause, $wanted) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $server = HostileServer->redis($command, sub {
+		my ($connection) = @_;
+		print $connection $answer->[0];
+		HostileServer::repeat($connection, $answer->[1], $pause);
+	});
+	my $driver = SinkDriver->new('redis', $server->at, timeout => 1000);
+	my $done = $driver->open;
+	if ($done =~ /^opened/)
+	{
+		my $sent = $driver->fill(1, 'x', 1, 1)->send;
+		$done = "$sent->{verdict} $sent->{ms} $sent->{error}";
+	}
+	like($done, $wanted, "$name: $done");
+	my $stopped = SinkDriver->new('redis', $server->at);
+	if ($stopped->stop_after(300)->open =~ /^opened/)
+	{
+		my $sent = $stopped->stop_after(300)->fill(1, 'x', 1, 1)->send;
+		cmp_ok($sent->{ms}, '<', 1500, "... stops ($sent->{ms} ms, $sent->{error})");
+	}
+	return;
+}
+hostile_ok('an answer that drips', qr/XINFO/, [ "+OK\r\n\$100000000\r\n", 'x' ], 0.01, qr/^retry_sink 1\d\d\d no answer in time/);
+hostile_ok('an array that drips', qr/XINFO/, [ "+OK\r\n*100000000\r\n", ":1\r\n" ], 0.01, qr/^retry_sink 1\d\d\d no answer in time/);
+hostile_ok('an answer without end', qr/XINFO/, [ "+OK\r\n\$500000000\r\n", 'x' x 65536 ], 0, qr/^retry_sink \d+ the server's answer is too large/);
+hostile_ok('a status without end', qr/XINFO/, [ '+', 'x' x 65536 ], 0, qr/^retry_sink 1?\d{3} (no answer in time|the server's answer is too large)/);
+for my $case ([ 'a PING', qr/PING/ ], [ 'a CLIENT', qr/CLIENT/ ])
+{
+	my $server = HostileServer->redis($case->[1], sub { HostileServer::repeat($_[0], '+', 0.01) });
+	my $opened = SinkDriver->new('redis', $server->at)->stop_after(300)->open;
+	like($opened, qr/^failed retry_sink [1-9]?\d\d /, "a server that answers $case->[0] without end does not keep the process from stopping: $opened");
+}
+for my $pause (0, 0.001)
+{
+	my $server = HostileServer->redis(qr/PING/, sub {
+		my ($connection) = @_;
+		print $connection "+PONG\r\n";
+		sysread $connection, my $client, 65536;
+		print $connection "+OK\r\n";
+		sysread $connection, my $ping, 65536;
+		print $connection "\$60000000000\r\n";
+		HostileServer::repeat($connection, 'x' x 1000, $pause);
+	});
+	my $driver = open_ok(SinkDriver->new('redis', $server->at));
+	my ($well, $ms) = (split ' ', $driver->idle)[ 1, 2 ];
+	cmp_ok($ms, '<', 1000, "nor does it when it is idle ($well after $ms ms)");
+}
+
+# --- A transaction of which a command fails has done the others
+my $torn = HostileServer->redis(qr/EXEC/, sub {
+	my ($connection) = @_;
+	print $connection "+OK\r\n", "+QUEUED\r\n" x 3, "*3\r\n-WRONGTYPE no stream\r\n\$3\r\n2-0\r\n\$3\r\n3-0\r\n";
+	sleep 10;
+});
+$call = open_ok(SinkDriver->new('redis', $torn->at))->message(1, 'a', 'x', 'K', '', '1')->message(2, 'b', 'y', 'K', '', '2')
+  ->message(3, 'c', 'y', 'L', '', '3')->send;
+is(join(' ', map { $call->{verdict_of}{$_} } 1 .. 3), 'retry_message ok ok', 'what has been done is taken, also behind a message that is not');
+
+# --- A server that repeats what it was told
+my $parrot = HostileServer->redis(qr/AUTH/, sub {
+	my ($connection) = @_;
+	print $connection "-ERR unknown command `AUTH`, with args beginning with: `shop`, `hush-hush`, \r\n";
+	sleep 10;
+});
+for my $user ([], [ user => 'shop' ])
+{
+	my $refused = SinkDriver->new('redis', $parrot->at, @$user, password => 'hush-hush')->open;
+	like($refused, qr/^failed fatal \d+ ERR/, 'a server that does not know AUTH');
+	unlike($refused, qr/hush|shop/, '... does not tell the password');
+}
 
 # --- Killed in the middle, again and again: all arrive once, in order.
 my $survivor = SinkDriver->new('redis', @at);
