@@ -382,8 +382,29 @@ see_to_connection(AmqpSession *session, amqp_frame_t *frame)
 	return true;
 }
 
+bool
+session_refused(AmqpSession *session, const amqp_channel_close_t *why)
+{
+	SinkVerdict verdict = session_verdict(why->reply_code, why->reply_text);
+
+	return session_fail(session, verdict == SINK_FATAL ? SINK_FATAL : SINK_RETRY_SINK, "%.*s",
+						(int) why->reply_text.len, (char *) why->reply_text.bytes);
+}
+
 void *
 session_expect(AmqpSession *session, amqp_channel_t channel, amqp_method_number_t method, long until)
+{
+	amqp_channel_close_t *why = NULL;
+	void	   *answer = session_ask(session, channel, method, until, &why);
+
+	if (why != NULL)
+		session_refused(session, why);
+	return answer;
+}
+
+void *
+session_ask(AmqpSession *session, amqp_channel_t channel, amqp_method_number_t method, long until,
+			amqp_channel_close_t **why)
 {
 	amqp_frame_t frame;
 	AmqpNext	next;
@@ -399,13 +420,7 @@ session_expect(AmqpSession *session, amqp_channel_t channel, amqp_method_number_
 		frame.payload.method.id == method)
 		return frame.payload.method.decoded;
 	if (frame.frame_type == AMQP_FRAME_METHOD && frame.payload.method.id == AMQP_CHANNEL_CLOSE_METHOD)
-	{
-		amqp_channel_close_t *why = frame.payload.method.decoded;
-		SinkVerdict verdict = session_verdict(why->reply_code, why->reply_text);
-
-		session_fail(session, verdict == SINK_FATAL ? SINK_FATAL : SINK_RETRY_SINK, "%.*s",
-					 (int) why->reply_text.len, (char *) why->reply_text.bytes);
-	}
+		*why = frame.payload.method.decoded;
 	else if (frame.frame_type == PROTOCOL_HEADER)
 		session_fail(session, SINK_FATAL, "the server speaks another version of AMQP");
 	else

@@ -80,6 +80,15 @@ extern AmqpNext session_patience(AmqpSession *session, long until);
 extern void *session_expect(AmqpSession *session, amqp_channel_t channel,
 							amqp_method_number_t method, long until);
 
+/* The same; if the server closes the channel instead, that is no failure yet, and
+ * why it does is in *why. */
+extern void *session_ask(AmqpSession *session, amqp_channel_t channel,
+						 amqp_method_number_t method, long until,
+						 amqp_channel_close_t **why);
+
+/* Fails as the server says that closes the channel; false. */
+extern bool session_refused(AmqpSession *session, const amqp_channel_close_t *why);
+
 /* What it means that the server closes the connection or a channel. */
 extern SinkVerdict session_verdict(int code, amqp_bytes_t text);
 

@@ -306,6 +306,9 @@ http_open(const SinkOption *options, int count, const SinkHost *host,
 	if (made)
 	{
 		curl_multi_setopt(sink->multi, CURLMOPT_MAXCONNECTS, (long) sink->max_in_flight);
+#if LIBCURL_VERSION_NUM >= 0x081400
+		curl_multi_setopt(sink->multi, CURLMOPT_QUICK_EXIT, 1L);
+#endif
 		*verdict = SINK_OK;
 		error[0] = '\0';
 		return sink;

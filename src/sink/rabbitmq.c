@@ -143,14 +143,30 @@ rabbitmq_open(const SinkOption *options, int count, const SinkHost *host,
 	return NULL;
 }
 
-/* That there is such an exchange is asked before a message depends on it. */
+static bool
+open_confirming(AmqpSession *session, long until)
+{
+	amqp_channel_open_t open = {0};
+	amqp_confirm_select_t select = {0};
+
+	session_write_method(session, CHANNEL, AMQP_CHANNEL_OPEN_METHOD, &open);
+	if (session_expect(session, CHANNEL, AMQP_CHANNEL_OPEN_OK_METHOD, until) == NULL)
+		return false;
+	session_write_method(session, CHANNEL, AMQP_CONFIRM_SELECT_METHOD, &select);
+	return session_expect(session, CHANNEL, AMQP_CONFIRM_SELECT_OK_METHOD, until) != NULL;
+}
+
+/*
+ * That there is such an exchange is asked before a message depends on it.  Who may
+ * only write to it may not ask, from RabbitMQ 4 on.
+ */
 static bool
 open_channel(RabbitMQ *rabbitmq)
 {
 	AmqpSession *session = &rabbitmq->session;
 	long		until = connection_time() + OPEN_MS;
-	amqp_channel_open_t open = {0};
-	amqp_confirm_select_t select = {0};
+	amqp_channel_close_t *why = NULL;
+	amqp_channel_close_ok_t ok = {0};
 	amqp_exchange_declare_t exists = {
 		.exchange = amqp_cstring_bytes(rabbitmq->exchange),
 		.type = amqp_cstring_bytes("direct"),
@@ -158,16 +174,19 @@ open_channel(RabbitMQ *rabbitmq)
 	};
 
 	rabbitmq->last_tag = 0;
-	session_write_method(session, CHANNEL, AMQP_CHANNEL_OPEN_METHOD, &open);
-	if (session_expect(session, CHANNEL, AMQP_CHANNEL_OPEN_OK_METHOD, until) == NULL)
-		return false;
-	session_write_method(session, CHANNEL, AMQP_CONFIRM_SELECT_METHOD, &select);
-	if (session_expect(session, CHANNEL, AMQP_CONFIRM_SELECT_OK_METHOD, until) == NULL)
+	if (!open_confirming(session, until))
 		return false;
 	if (rabbitmq->exchange[0] == '\0')
 		return true;
 	session_write_method(session, CHANNEL, AMQP_EXCHANGE_DECLARE_METHOD, &exists);
-	return session_expect(session, CHANNEL, AMQP_EXCHANGE_DECLARE_OK_METHOD, until) != NULL;
+	if (session_ask(session, CHANNEL, AMQP_EXCHANGE_DECLARE_OK_METHOD, until, &why) != NULL)
+		return true;
+	if (why == NULL)
+		return false;
+	if (why->reply_code != AMQP_ACCESS_REFUSED)
+		return session_refused(session, why);
+	session_write_method(session, CHANNEL, AMQP_CHANNEL_CLOSE_OK_METHOD, &ok);
+	return open_confirming(session, until);
 }
 
 static bool
