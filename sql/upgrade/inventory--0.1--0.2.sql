@@ -1870,6 +1870,7 @@ CREATE TABLE inventory.saga_run (
 	saga_id bigint NOT NULL CONSTRAINT saga_run_pkey PRIMARY KEY,
 	commands jsonb NOT NULL,
 	submitted_by regrole NOT NULL,
+	submitted_as jsonb NOT NULL,
 	submitted_at timestamptz NOT NULL
 );
 
@@ -1880,6 +1881,8 @@ COMMENT ON COLUMN inventory.saga_run.saga_id IS 'Number of the saga.';
 COMMENT ON COLUMN inventory.saga_run.commands IS 'Its commands, in order.';
 
 COMMENT ON COLUMN inventory.saga_run.submitted_by IS 'Who has submitted it, and whom its commands are executed as.';
+
+COMMENT ON COLUMN inventory.saga_run.submitted_as IS 'The role as messages name it.';
 
 COMMENT ON COLUMN inventory.saga_run.submitted_at IS 'When.';
 
@@ -2204,11 +2207,20 @@ REVOKE ALL ON FUNCTION inventory.command_append(text, text, jsonb) FROM PUBLIC;
 
 COMMENT ON FUNCTION inventory.command_append(text, text, jsonb) IS 'The engine''s own: writes the message of a command.';
 
+CREATE FUNCTION inventory.command_as(role oid) RETURNS jsonb
+	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT jsonb_build_object('role', pg_get_userbyid(role), 'role_id', role::bigint, 'cluster', inventory.command_cluster())
+$$;
+
+REVOKE ALL ON FUNCTION inventory.command_as(oid) FROM PUBLIC;
+
+COMMENT ON FUNCTION inventory.command_as(oid) IS 'The engine''s own: a role as the message of a command names it.';
+
 CREATE FUNCTION inventory.command_payload(role oid, command text, arguments jsonb) RETURNS jsonb
 	LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT jsonb_build_object('command', command, 'arguments', arguments,
-		'role', pg_get_userbyid(role), 'role_id', role::bigint, 'cluster', inventory.command_cluster())
+	SELECT jsonb_build_object('command', command, 'arguments', arguments) || inventory.command_as(role)
 $$;
 
 REVOKE ALL ON FUNCTION inventory.command_payload(oid, text, jsonb) FROM PUBLIC;
@@ -2308,8 +2320,9 @@ BEGIN
 	END IF;
 	INSERT INTO inventory.saga_step (saga_id, step, compensation, message_id)
 	VALUES (saga, number, undo, inventory.command_append(template ->> 'command', 'saga-' || saga,
-		inventory.command_payload(run.submitted_by, template ->> 'command',
+		jsonb_build_object('command', template ->> 'command', 'arguments',
 			inventory.command_substitute(coalesce(template -> 'arguments', '{}'), results))
+		|| run.submitted_as
 		|| CASE WHEN undo THEN '{}' ELSE jsonb_strip_nulls(jsonb_build_object('not_before', template -> 'not_before', 'deadline', template -> 'deadline')) END
 		|| jsonb_build_object('saga', saga, 'step', number, 'compensation', undo)));
 END
@@ -2356,8 +2369,9 @@ DECLARE
 	saga bigint := nextval('inventory.event_event_id_seq');
 BEGIN
 	PERFORM inventory.saga_check(role, commands);
-	INSERT INTO inventory.saga_run (saga_id, commands, submitted_by, submitted_at)
-	SELECT saga, jsonb_agg(inventory.command_as_meant(e.value) ORDER BY e.n), role::regrole, inventory.transaction_time()
+	INSERT INTO inventory.saga_run (saga_id, commands, submitted_by, submitted_as, submitted_at)
+	SELECT saga, jsonb_agg(inventory.command_as_meant(e.value) ORDER BY e.n), role::regrole,
+		inventory.command_as(role), inventory.transaction_time()
 	FROM jsonb_array_elements(commands) WITH ORDINALITY e(value, n);
 	PERFORM inventory.saga_append(saga, 1, false);
 	RETURN saga;

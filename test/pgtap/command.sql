@@ -377,6 +377,18 @@ SELECT is(public.state(:m), 'done', 'those behind a dead one whose compensation 
 SELECT row_eq(format('SELECT state, error FROM inventory.saga WHERE saga_id = %s', :saga), ROW('failed'::text, 'command 2: unknown SKU "no such"; and what is to follow cannot be handed in: not today'::text), 'and the saga has failed');
 DROP TRIGGER refuse ON inventory.saga_step;
 
+-- ---- A saga of somebody whom the cluster does not have ----
+
+SELECT inventory.saga('[{"command": "receive", "arguments": {"sku": "A", "location": "L", "quantity": 1}}, {"command": "receive", "arguments": {"sku": "A", "location": "L", "quantity": 1}}]') AS saga \gset
+-- As if it had been restored where the number of a dropped role is another one's.
+SET inventory.restoring = on;
+UPDATE inventory.saga_run SET submitted_as = submitted_as || '{"cluster": "elsewhere", "role": "inventory_pgtap_leaver"}', submitted_by = 'inventory_pgtap_boss' WHERE saga_id = :saga;
+RESET inventory.restoring;
+SELECT inventory.deliver('inventory.commands') AS n \gset
+SELECT inventory.deliver('inventory.commands') AS n \gset
+SELECT results_eq(format('SELECT state, error FROM inventory.command_result r JOIN inventory.saga_step s USING (message_id) WHERE s.saga_id = %s ORDER BY s.step', :saga),
+	$$SELECT v.state, CASE WHEN v.state = 'dead' THEN format('role "inventory_pgtap_leaver", which has submitted command %s, does not exist any more', (SELECT max(message_id) FROM inventory.saga_step)) END FROM (VALUES ('done'), ('dead')) v(state)$$, 'nothing is done as somebody else');
+
 -- ---- Cursors that are before all transactions ----
 
 SELECT inventory.submit('receive', '{"sku": "A", "location": "L", "quantity": 1}') AS m \gset
