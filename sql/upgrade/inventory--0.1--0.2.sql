@@ -902,7 +902,7 @@ SELECT s.name AS subscription, s.owner, s.topics, s.sink,
 			OR s.sink = 'function' AND NOT EXISTS (SELECT FROM pg_proc p
 				JOIN pg_namespace n ON n.oid = p.pronamespace, parse_ident(s.options->>'handler') h(name)
 				WHERE n.nspname = h.name[1] AND p.proname = h.name[2]
-					AND p.proargtypes = ARRAY['inventory.message'::regtype::oid]::oidvector)
+					AND p.pronargs = 1 AND p.proargtypes[0] = 'inventory.message'::regtype)
 			OR s.sink NOT IN ('function', 'notify', 'command')
 				AND NOT EXISTS (SELECT FROM pg_foreign_server f WHERE f.srvname = s.sink)
 			THEN 'broken'

@@ -99,7 +99,10 @@ milliseconds(void)
 static void
 set_trouble(Kafka *kafka, Trouble trouble, const char *words)
 {
-	if (kafka->trouble != NO_TROUBLE)
+	/* The first one counts; but the client may say that a batch was refused before
+	 * it reports why. */
+	if (kafka->trouble != NO_TROUBLE &&
+		!(kafka->trouble == TROUBLE_REFUSED_BATCH && trouble == TROUBLE_CONFIGURATION))
 		return;
 	kafka->trouble = trouble;
 	snprintf(kafka->words, sizeof(kafka->words), "%s", words);
