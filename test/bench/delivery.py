@@ -79,7 +79,9 @@ def comparisons(bench):
                 for n, topic in enumerate(topics):
                     server.value(f"SELECT inventory.subscribe('s{n}', '{{{topic}}}', 'function', '{{\"handler\": \"public.handle\"}}')")
                 if topics:
-                    until(bench, server, f"SELECT count(pid) = {len(topics)} FROM inventory.stat_delivery", 'delivery processes')
+                    until(bench, server, f"SELECT count(*) = {len(topics)} FROM inventory.stat_delivery WHERE pid IS NOT NULL AND state = 'idle'", 'delivery processes')
+                # Who has just begun has its catalogs to read.
+                time.sleep(2)
                 return load(server, seconds)
             return run
         load = bench.pgbench(bench.REQUEST + bench.RESERVE_ANY, 64)
